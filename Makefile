@@ -1,0 +1,42 @@
+# `make` lists the targets. Everything is installed into .venv, once, and again when pyproject.toml changes.
+PYTHON ?= python3
+BIN := .venv/bin
+
+# What each target installs beside dfqlab itself: extras of pyproject.toml.
+extras-demo := deploy,zoo
+extras-test := deploy,zoo,test
+extras-lab := deploy,zoo,lab
+
+.PHONY: help demo test check lab
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1	\2/p' $(firstword $(MAKEFILE_LIST))
+
+demo: .venv/.installed-demo ## quantize the embedded teacher without its data, and write a report
+	@$(BIN)/dfqlab quantize --out runs/demo --overwrite
+	@echo "The report: $(CURDIR)/runs/demo/report.html"
+
+test: .venv/.installed-test ## every test
+	@$(BIN)/pytest
+
+check: .venv/.installed-test ## lint, format, types, and which way imports go
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+lab: .venv/.installed-lab ## open JupyterLab on the lessons
+	@$(BIN)/jupyter lab $(wildcard notebooks)
+
+.venv/.installed-%: pyproject.toml | $(BIN)/pip
+	@echo "Installing dfqlab[$(extras-$*)] into .venv; the first time this takes some minutes."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(extras-$*)]'
+	@touch $@
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'dfqlab needs Python 3.11 or newer; name one: make PYTHON=python3.11 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo 'This Python cannot make a .venv: install its venv package (Debian and Ubuntu: apt install python3-venv).' >&2; exit 1; }
+	@$(PYTHON) -m venv .venv

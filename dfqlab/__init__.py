@@ -1,0 +1,84 @@
+"""dfqlab: data-free model compression, from a trained classifier alone to a small model that runs.
+
+    teacher = dfqlab.load_teacher("digits/mobilenet")
+    images = dfqlab.synthesize(teacher, "zeroq", count=128, seed=0)
+    model = dfqlab.quantize(teacher, images, weights=4, activations=4)
+    dfqlab.export_onnx(model, "mobilenet-w4a4.onnx")
+
+Names are loaded when they are first used: `import dfqlab` loads not even torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dfqlab.compression.model import CompressedModel, load_model, quantize
+    from dfqlab.compression.spec import QuantizationSpec
+    from dfqlab.data import LabelledImages, load_data
+    from dfqlab.deployment import certify, export_onnx
+    from dfqlab.errors import DfqlabError
+    from dfqlab.evaluation import evaluate
+    from dfqlab.images import Batch, ImageSource, Noise, StoredImages, SyntheticSet
+    from dfqlab.objective import Objective, Term, Weighted
+    from dfqlab.progress import Cancelled, Step
+    from dfqlab.recipes import synthesize
+    from dfqlab.teachers import InputSpec, Teacher, load_teacher
+    from dfqlab_kernels import ShapeError
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "dfqlab.compression.model": ("CompressedModel", "load_model", "quantize"),
+    "dfqlab.compression.spec": ("QuantizationSpec",),
+    "dfqlab.data": ("LabelledImages", "load_data"),
+    "dfqlab.deployment": ("certify", "export_onnx"),
+    "dfqlab.errors": ("DfqlabError",),
+    "dfqlab.evaluation": ("evaluate",),
+    "dfqlab.images": ("Batch", "ImageSource", "Noise", "StoredImages", "SyntheticSet"),
+    "dfqlab.objective": ("Objective", "Term", "Weighted"),
+    "dfqlab.progress": ("Cancelled", "Step"),
+    "dfqlab.recipes": ("synthesize",),
+    "dfqlab.teachers": ("InputSpec", "Teacher", "load_teacher"),
+    "dfqlab_kernels": ("ShapeError",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Batch",
+    "Cancelled",
+    "CompressedModel",
+    "DfqlabError",
+    "ImageSource",
+    "InputSpec",
+    "LabelledImages",
+    "Noise",
+    "Objective",
+    "QuantizationSpec",
+    "ShapeError",
+    "Step",
+    "StoredImages",
+    "SyntheticSet",
+    "Teacher",
+    "Term",
+    "Weighted",
+    "certify",
+    "evaluate",
+    "export_onnx",
+    "load_data",
+    "load_model",
+    "load_teacher",
+    "quantize",
+    "synthesize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'dfqlab' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,144 @@
+"""Where ranges come from: what activations do on images, and what weights are."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dfqlab.compression.insertion import PreparedNetwork
+from dfqlab.compression.quantizers import ActivationQuantizer, affine_parameters, symmetric_scale
+from dfqlab.compression.spec import Calibration, Grid
+from dfqlab.errors import DataError
+from dfqlab.images import ImageSource
+from dfqlab.progress import OnStep, Step, ignore
+
+BATCH_SIZE = 64
+_BINS = 2048
+_ONE_SIDED = 100
+_TWO_SIDED = 32
+
+
+def calibrate(prepared: PreparedNetwork, source: ImageSource, *, on_step: OnStep = ignore) -> None:
+    """Freeze the range of every activation quantizer from one pass over the images (two with "mse").
+
+    "minmax" takes the extremes. "mse" takes the range that loses least: the squared error of quantizing a histogram of
+    2,048 bins, searched over both ends where the tensor has two signs (the search of DSG's and BRECQ's code, both ends
+    moved independently). The network's input is not estimated: its range is what valid pixels can be.
+
+    Raises:
+        DataError: the source gives no batch, or its images do not fit the teacher.
+    """
+    low, high = prepared.teacher.input.valid_range
+    ranges = _extremes(prepared, source, on_step)
+    if prepared.spec.calibration == "mse":
+        histograms = _histograms(prepared, source, ranges, on_step)
+        ranges = {
+            path: least_squared_error_range(histograms[path], *ranges[path], quantizer.grid)
+            for path, quantizer in prepared.activations.items()
+        }
+    for path, quantizer in prepared.activations.items():
+        quantizer.set_range(*((low, high) if quantizer.name == "input" else ranges[path]))
+
+
+def weight_scale(weight: Float[Tensor, "out *rest"], grid: Grid, method: Calibration) -> Float[Tensor, "out"]:
+    """A scale for each output channel: covering its extremes ("minmax"), or losing least when clipped ("mse").
+
+    "mse" tries 100 fractions of the covering scale and keeps, for each channel, the one with the smallest squared error.
+    """
+    rows = weight.detach().reshape(len(weight), -1)
+    covering = symmetric_scale(rows.amin(1), rows.amax(1), grid)
+    if method == "minmax":
+        return covering
+    best, best_error = covering, torch.full_like(covering, torch.inf)
+    for fraction in torch.linspace(1, 0.01, 100).tolist():
+        scale = covering * fraction
+        error = (rows - round_to_grid(rows, scale, grid) * scale[:, None]).square().sum(1)
+        best = torch.where(error < best_error, scale, best)
+        best_error = torch.minimum(error, best_error)
+    return best
+
+
+def round_to_grid(rows: Float[Tensor, "out n"], scale: Float[Tensor, "out"], grid: Grid) -> Float[Tensor, "out n"]:
+    """Codes of weights, rounded to nearest (half to even) and clipped to the grid."""
+    return torch.round(rows / scale[:, None]).clamp(grid.quant_min, grid.quant_max)
+
+
+def least_squared_error_range(
+    histogram: Float[Tensor, "bins"], low: float, high: float, grid: Grid
+) -> tuple[float, float]:
+    """The range inside [low, high] at which quantizing the histogram loses least, each end searched where it is not 0.
+
+    Args:
+        histogram: how many values fall into each of equally wide bins from low to high.
+    """
+    centres = low + (torch.arange(len(histogram), dtype=torch.float32) + 0.5) * ((high - low) / len(histogram))
+    one_sided = low >= 0 or high <= 0
+    fractions = torch.linspace(0, 1, (_ONE_SIDED if one_sided else _TWO_SIDED) + 1)[1:].flip(0).tolist()
+    best, best_error = (low, high), torch.inf
+    for low_fraction in fractions if low < 0 else [1.0]:
+        for high_fraction in fractions if high > 0 else [1.0]:
+            candidate = (low * low_fraction, high * high_fraction)
+            p = affine_parameters(*candidate, grid)
+            codes = (torch.round(centres / p.scale) + p.zero_point).clamp(p.quant_min, p.quant_max)
+            error = float((histogram * (centres - (codes - p.zero_point) * p.scale).square()).sum())
+            if error < best_error:
+                best, best_error = candidate, error
+    return best
+
+
+def _extremes(prepared: PreparedNetwork, source: ImageSource, on_step: OnStep) -> dict[str, tuple[float, float]]:
+    seen: dict[str, tuple[float, float]] = {}
+
+    def observe(path: str, x: Tensor) -> None:
+        low, high = (float(v) for v in torch.aminmax(x))
+        before = seen.get(path, (low, high))
+        seen[path] = (min(low, before[0]), max(high, before[1]))
+
+    _run(prepared, source, observe, "ranges", on_step)
+    return seen
+
+
+def _histograms(
+    prepared: PreparedNetwork, source: ImageSource, ranges: dict[str, tuple[float, float]], on_step: OnStep
+) -> dict[str, Tensor]:
+    histograms = {path: torch.zeros(_BINS) for path in ranges}
+
+    def observe(path: str, x: Tensor) -> None:
+        low, high = ranges[path]
+        if high > low:
+            histograms[path] += torch.histc(x.float(), _BINS, low, high).cpu()
+
+    _run(prepared, source, observe, "histograms", on_step)
+    return histograms
+
+
+def _run(
+    prepared: PreparedNetwork, source: ImageSource, observe: Callable[[str, Tensor], None], job: str, on_step: OnStep
+) -> None:
+    """Run the float network over the images, showing every quantizer's input to `observe`."""
+    teacher = prepared.teacher
+    done = 0
+    total = -(-len(source) // BATCH_SIZE) if hasattr(source, "__len__") else 0
+    with _observed(prepared.activations, observe), torch.no_grad():
+        for batch in source.batches(BATCH_SIZE):
+            teacher.check_size(batch.images)
+            prepared.graph(teacher.input.normalize(batch.images.to(teacher.device)))
+            done += 1
+            on_step(Step(job, done, max(total, done)))
+    if done == 0:
+        raise DataError("nothing to calibrate with: the image source gives no batch")
+
+
+@contextmanager
+def _observed(
+    quantizers: dict[str, ActivationQuantizer], observe: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    for path, quantizer in quantizers.items():
+        quantizer.observer = lambda x, path=path: observe(path, x)
+    try:
+        yield
+    finally:
+        for quantizer in quantizers.values():
+            quantizer.observer = None

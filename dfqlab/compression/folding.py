@@ -1,0 +1,138 @@
+"""A teacher's network made ready for integers: BatchNorm folded into its convolution, its Gaussian kept."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from dfqlab.compression.kinds import kind_of
+from dfqlab.teachers import Teacher, trace
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """What a BatchNorm layer promises of its output: mean `beta` and standard deviation `|gamma|`, a channel each."""
+
+    mean: Tensor
+    std: Tensor
+
+
+@dataclass(frozen=True)
+class FoldedNetwork:
+    """A network without BatchNorm, equal to the teacher's in eval mode.
+
+    Attributes:
+        graph: takes normalised images; every node has `tensor_meta`; every weighted layer is called once.
+        gaussians: by module path of the weighted layer that a BatchNorm was folded into.
+    """
+
+    graph: fx.GraphModule
+    gaussians: dict[str, Gaussian]
+
+
+def fold(teacher: Teacher) -> FoldedNetwork:
+    """Trace the teacher, fold BatchNorm and drop what does nothing in eval mode. The teacher itself stays as it is.
+
+    A BatchNorm with no convolution or linear layer of its own in front becomes a depthwise 1x1 convolution, which an
+    integer runtime executes; a weighted layer that is called twice becomes two, since each call has its own input grid.
+
+    Raises:
+        TeacherError: torch.fx cannot trace the network.
+    """
+    graph_module = copy.deepcopy(trace(teacher))
+    example = torch.zeros(2, *teacher.input.size, device=teacher.device)
+    with torch.no_grad():
+        ShapeProp(graph_module).propagate(example)
+    _drop_identities(graph_module)
+    _call_each_layer_once(graph_module)
+    _spell_out_spatial_means(graph_module)
+    gaussians = _fold_batch_norms(graph_module)
+    graph_module.graph.eliminate_dead_code()
+    graph_module.delete_all_unused_submodules()
+    graph_module.recompile()
+    with torch.no_grad():
+        ShapeProp(graph_module).propagate(example)
+    return FoldedNetwork(graph_module.requires_grad_(False), gaussians)
+
+
+def _drop_identities(graph_module: fx.GraphModule) -> None:
+    for node in list(graph_module.graph.nodes):
+        if kind_of(node, graph_module) == "identity":
+            node.replace_all_uses_with(node.args[0])
+            graph_module.graph.erase_node(node)
+
+
+def _call_each_layer_once(graph_module: fx.GraphModule) -> None:
+    calls: dict[str, int] = {}
+    for node in graph_module.graph.nodes:
+        if kind_of(node, graph_module) not in ("weighted", "batch_norm"):
+            continue
+        path = str(node.target)
+        calls[path] = calls.get(path, 0) + 1
+        if calls[path] > 1:
+            node.target = f"{path}_call{calls[path]}"
+            graph_module.add_submodule(node.target, copy.deepcopy(graph_module.get_submodule(path)))
+
+
+def _spell_out_spatial_means(graph_module: fx.GraphModule) -> None:
+    """x.mean((2, 3)) as the pooling that runtimes know."""
+    for node in list(graph_module.graph.nodes):
+        if kind_of(node, graph_module) != "average_pool" or node.target not in (torch.mean, "mean"):
+            continue
+        keep = node.kwargs.get("keepdim", node.args[2] if len(node.args) > 2 else False)
+        with graph_module.graph.inserting_before(node):
+            pooled = graph_module.graph.call_function(F.adaptive_avg_pool2d, (node.args[0], 1))
+            pooled.meta = dict(node.meta)
+            if not keep:
+                pooled = graph_module.graph.call_function(torch.flatten, (pooled, 1))
+                pooled.meta = dict(node.meta)
+        node.replace_all_uses_with(pooled)
+        graph_module.graph.erase_node(node)
+
+
+def _fold_batch_norms(graph_module: fx.GraphModule) -> dict[str, Gaussian]:
+    gaussians: dict[str, Gaussian] = {}
+    for node in list(graph_module.graph.nodes):
+        if kind_of(node, graph_module) != "batch_norm":
+            continue
+        path, source = str(node.target), node.args[0]
+        norm = graph_module.get_submodule(path)
+        if norm.running_mean is None:  # nothing remembered: it normalises with its batch, and stays float
+            continue
+        gamma, beta, gain, shift = _affine(norm)
+        if kind_of(source, graph_module) == "weighted" and len(source.users) == 1:
+            target = str(source.target)
+            _scale_layer(graph_module.get_submodule(target), gain, shift)
+            node.replace_all_uses_with(source)
+            graph_module.graph.erase_node(node)
+        elif len(node.meta["tensor_meta"].shape) == 4:
+            target = path
+            channels = gain.numel()
+            layer = nn.Conv2d(channels, channels, 1, groups=channels).to(gain)
+            layer.weight = nn.Parameter(gain.reshape(-1, 1, 1, 1), requires_grad=False)
+            layer.bias = nn.Parameter(shift, requires_grad=False)
+            graph_module.set_submodule(path, layer.eval())
+        else:
+            continue
+        gaussians[target] = Gaussian(beta, gamma.abs())
+    return gaussians
+
+
+def _affine(norm: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """gamma, beta, and BN in eval mode as the map `gain * x + shift`."""
+    mean, var = norm.running_mean, norm.running_var
+    gamma = torch.ones_like(mean) if norm.weight is None else norm.weight.detach()
+    beta = torch.zeros_like(mean) if norm.bias is None else norm.bias.detach()
+    gain = gamma.double() / torch.sqrt(var.double() + norm.eps)
+    return gamma, beta, gain.to(mean.dtype), (beta.double() - gain * mean.double()).to(mean.dtype)
+
+
+def _scale_layer(layer: nn.Module, gain: Tensor, shift: Tensor) -> None:
+    weight: Tensor = layer.weight
+    bias = torch.zeros_like(shift) if layer.bias is None else layer.bias.detach()
+    layer.weight = nn.Parameter(weight.detach() * gain.reshape(-1, *[1] * (weight.dim() - 1)), requires_grad=False)
+    layer.bias = nn.Parameter(bias * gain + shift, requires_grad=False)
+

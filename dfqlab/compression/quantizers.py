@@ -1,0 +1,91 @@
+"""Quantizers of activations and weights: a range becomes a scale and a zero point."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dfqlab.compression.spec import Grid
+from dfqlab.errors import QuantizationError
+
+SMALLEST_SCALE = 1e-8
+
+
+@dataclass(frozen=True)
+class QuantizationParameters:
+    """An affine map between integers and reals: `real = (code - zero_point) * scale`, codes in [quant_min, quant_max]."""
+
+    scale: Tensor
+    zero_point: int
+    quant_min: int
+    quant_max: int
+
+
+def affine_parameters(low: float, high: float, grid: Grid) -> QuantizationParameters:
+    """The scale and zero point that put [low, high], widened to contain 0, on an affine grid.
+
+    Zero is exactly a code, so that zero padding and ReLU cost nothing.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    levels = grid.quant_max - grid.quant_min
+    scale = torch.tensor(max((high - low) / levels, SMALLEST_SCALE), dtype=torch.float32)
+    zero_point = grid.quant_min + round(-low / float(scale))
+    return QuantizationParameters(scale, min(max(zero_point, grid.quant_min), grid.quant_max), grid.quant_min, grid.quant_max)
+
+
+def symmetric_scale(
+    low: Float[Tensor, "*channels"], high: Float[Tensor, "*channels"], grid: Grid
+) -> Float[Tensor, "*channels"]:
+    """The smallest scale at which a symmetric grid covers [low, high]: the negative end reaches one step further."""
+    return torch.maximum(high / grid.quant_max, low / grid.quant_min).clamp(min=SMALLEST_SCALE)
+
+
+class ActivationQuantizer(nn.Module):
+    """Stands in the graph where an activation becomes integers. Passes values on until it is frozen into an integer op.
+
+    Attributes:
+        name: the module path of the layer whose output it quantizes.
+        grid: its integers.
+        lower, upper: bounds that the activation function in front of it guarantees (ReLU: 0, ReLU6: 0 and 6).
+        quantization: set by `set_range`, never by a forward pass.
+    """
+
+    def __init__(self, name: str, grid: Grid, lower: float | None = None, upper: float | None = None) -> None:
+        super().__init__()
+        self.name = name
+        self.grid = grid
+        self.lower = lower
+        self.upper = upper
+        self._frozen: QuantizationParameters | None = None
+        self.observer: Callable[[Tensor], None] | None = None
+
+    def set_range(self, low: float, high: float) -> None:
+        """Freeze the range of reals that the codes span.
+
+        Where ReLU6 stands in front, the last code is the one of 6: the quantizer's clip does ReLU6's work.
+        """
+        parameters = affine_parameters(low, high, self.grid)
+        if self.upper is not None:
+            top = round(self.upper / float(parameters.scale)) + parameters.zero_point
+            parameters = QuantizationParameters(
+                parameters.scale, parameters.zero_point, parameters.quant_min, min(parameters.quant_max, top)
+            )
+        self._frozen = parameters
+
+    @property
+    def quantization(self) -> QuantizationParameters:
+        """The frozen parameters.
+
+        Raises:
+            QuantizationError: not calibrated yet.
+        """
+        if self._frozen is None:
+            raise QuantizationError(f"the quantizer after {self.name!r} has no range yet; calibrate first")
+        return self._frozen
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.observer is not None:
+            self.observer(x)
+        return x

@@ -1,0 +1,208 @@
+"""The certificate: a runtime's own codes, layer by layer, held to a reference that shares no code with it."""
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dfqlab.compression.model import CompressedModel
+from dfqlab.deployment.export import to_onnx
+from dfqlab.deployment.operators import EXACT, NEAR, Node, check
+from dfqlab.deployment.runtime import OnnxModel, load_runtime, saturation_warning, session_options
+from dfqlab.errors import DeploymentError
+from dfqlab.images import ImageSource
+from dfqlab.measures import sqnr
+
+if TYPE_CHECKING:
+    import onnx
+
+ENOUGH_CODES = 1_000_000
+NEAR_PER_MILLION = 100
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """One operation of the runtime's graph against the reference.
+
+    Attributes:
+        name: the output's name in the runtime's graph.
+        operator: e.g. "QLinearConv".
+        codes: how many output codes were compared.
+        differences: how many differ.
+        worst: the largest difference, in codes.
+    """
+
+    name: str
+    operator: str
+    codes: int
+    differences: int
+    worst: int
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was compared and what was found.
+
+    Attributes:
+    holds: no code of a convolution or linear layer differs; additions, poolings and concatenations differ by at
+            most one code on at most 100 in a million; every convolution is an integer one.
+        checks: one for each integer operation.
+        codes, differences: of convolutions and linear layers.
+        near_codes, near_differences: of additions, poolings and concatenations.
+        convolutions, integer_convolutions: in the exported graph; executed as QLinearConv.
+        top1_agreement: share of images on which the runtime and torch name the same class.
+        sqnr: of the runtime's logits against torch's, in dB.
+        warnings: what to know of this machine.
+    """
+
+    checks: tuple[LayerCheck, ...]
+    convolutions: int
+    integer_convolutions: int
+    top1_agreement: float
+    sqnr: float
+    warnings: tuple[str, ...]
+
+    @property
+    def codes(self) -> int:
+        return sum(c.codes for c in self.checks if c.operator in EXACT)
+
+    @property
+    def differences(self) -> int:
+        return sum(c.differences for c in self.checks if c.operator in EXACT)
+
+    @property
+    def near_codes(self) -> int:
+        return sum(c.codes for c in self.checks if c.operator in NEAR)
+
+    @property
+    def near_differences(self) -> int:
+        return sum(c.differences for c in self.checks if c.operator in NEAR)
+
+    @property
+    def holds(self) -> bool:
+        near = [c for c in self.checks if c.operator in NEAR]
+        return (
+            self.codes >= ENOUGH_CODES
+            and self.differences == 0
+            and all(c.worst <= 1 for c in near)
+            and self.near_differences * 1_000_000 <= NEAR_PER_MILLION * max(self.near_codes, 1)
+            and self.integer_convolutions == self.convolutions
+        )
+
+    @property
+    def sentence(self) -> str:
+        """The finding in one sentence."""
+        near = f"; additions, poolings and concatenations differ on {self.near_differences:,} of {self.near_codes:,}" if self.near_codes else ""
+        return (
+            f"{'Holds' if self.holds else 'Does not hold'}: onnxruntime executes {self.integer_convolutions} of "
+            f"{self.convolutions} convolutions in integers, and of {self.codes:,} output codes of convolutions and linear "
+            f"layers {self.differences:,} differ from the integer reference{near}."
+        )
+
+
+def certify(model: CompressedModel, images: ImageSource) -> Certificate:
+    """Export, run in onnxruntime, and compare every integer operation with the numpy reference.
+
+    Each operation is fed with the codes that the runtime itself computed in front of it, so that an error shows where
+    it is made. Images are taken batch by batch until a million output codes of convolutions and linear layers were
+    compared, going over the source again if it is small.
+
+    Raises:
+        DeploymentError: the runtime cannot execute the model, or has no integer operation at all.
+        ConfigurationError: the extra "deploy" is not installed.
+    """
+    exported = to_onnx(model)
+    fused = fuse(exported)
+    nodes = [Node.of(node, fused) for node in fused.graph.node if node.op_type in EXACT | NEAR]
+    if not any(node.operator in EXACT for node in nodes):
+        raise DeploymentError("onnxruntime executes no convolution or linear layer of this model in integers")
+    session = _exposed(fused, nodes)
+    default = OnnxModel(exported)
+    totals: dict[str, LayerCheck] = {}
+    agree = seen = enough = 0
+    runtime_logits, torch_logits = [], []
+    differing_sessions = 0
+    for batch in _endless(images):
+        pixels = batch.numpy().astype(np.float32)
+        values = dict(zip(session.names, session.run(pixels), strict=True))
+        for node in nodes:
+            _add(totals, node, *check(node, values))
+        enough = sum(c.codes for c in totals.values() if c.operator in EXACT)
+        expected, found = model(batch), default(batch)
+        differing_sessions += int((found.numpy() != values["logits"]).any())
+        agree += int((expected.argmax(1) == found.argmax(1)).sum())
+        seen += len(batch)
+        runtime_logits.append(found)
+        torch_logits.append(expected)
+        if enough >= ENOUGH_CODES:
+            break
+    warnings = [saturation_warning()]
+    if differing_sessions:
+        warnings.append("the runtime's default optimisations give other logits than the certified graph")
+    return Certificate(
+        checks=tuple(totals.values()),
+        convolutions=sum(node.op_type == "Conv" for node in exported.graph.node),
+        integer_convolutions=sum(node.op_type == "QLinearConv" for node in fused.graph.node),
+        top1_agreement=agree / seen,
+        sqnr=sqnr(torch.cat(torch_logits), torch.cat(runtime_logits)),
+        warnings=tuple(w for w in warnings if w),
+    )
+
+
+def fuse(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """The graph that onnxruntime makes of a model: what it will execute."""
+    import onnx
+
+    runtime = load_runtime()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fused.onnx"
+        options = session_options(runtime, optimized=str(path))
+        try:
+            runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise DeploymentError(f"onnxruntime cannot load the model: {str(error).splitlines()[0]}") from error
+        return onnx.load(str(path))
+
+
+class _exposed:
+    """The fused graph, run as it is, giving every tensor that an integer operation reads or writes."""
+
+    def __init__(self, fused: "onnx.ModelProto", nodes: Iterable[Node]) -> None:
+        import onnx
+
+        runtime = load_runtime()
+        model = onnx.ModelProto()
+        model.CopyFrom(fused)
+        known = {output.name for output in model.graph.output}
+        for node in nodes:
+            for name in node.tensors:
+                if name not in known:
+                    known.add(name)
+                    model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+        self.names = [output.name for output in model.graph.output]
+        self.session = runtime.InferenceSession(
+            model.SerializeToString(), session_options(runtime, optimize=False), providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, pixels: NDArray[np.float32]) -> list[Any]:
+        values: list[Any] = self.session.run(self.names, {"images": pixels})
+        return values
+
+
+def _add(totals: dict[str, LayerCheck], node: Node, codes: int, differences: int, worst: int) -> None:
+    before = totals.get(node.output, LayerCheck(node.output, node.operator, 0, 0, 0))
+    totals[node.output] = LayerCheck(
+        node.output, node.operator, before.codes + codes, before.differences + differences, max(before.worst, worst)
+    )
+
+
+def _endless(images: ImageSource) -> Iterable[torch.Tensor]:
+    while True:
+        for batch in images.batches(_BATCH):
+            yield batch.images

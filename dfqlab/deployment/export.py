@@ -1,0 +1,167 @@
+"""A compressed model as an ONNX file that integer runtimes execute: opset 21, QuantizeLinear - Clip - DequantizeLinear."""
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from dfqlab import checkpoints
+from dfqlab.compression import integers
+from dfqlab.compression.model import CompressedModel
+from dfqlab.errors import ConfigurationError, DeploymentError
+from dfqlab.teachers import InputSpec, Teacher
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 21
+METADATA_KEY = "dfqlab"
+
+
+def export_onnx(model: CompressedModel | Teacher, path: str | os.PathLike[str]) -> Path:
+    """Write a model as ONNX. Input `images`: float32 (n, c, h, w) in pixel units 0..1; output `logits`.
+
+    Normalisation is part of the graph, so that nobody can forget it; the input spec also stands in the metadata.
+    Of a compressed model, weights are int8 and biases int32 with a scale for each output channel; activations are
+    uint8, clipped to their width after QuantizeLinear: in this order a runtime fuses them into integer operations. A
+    teacher is exported as it is, in float32.
+
+    Raises:
+        DeploymentError: an operation that ONNX export does not know.
+        OutputError: the place cannot be written.
+        ConfigurationError: the extra "deploy" is not installed.
+    """
+    path = Path(path)
+    proto = to_onnx(model)
+    checkpoints.write_bytes(path, proto.SerializeToString(deterministic=True))
+    return path
+
+
+def to_onnx(model: CompressedModel | Teacher) -> "onnx.ModelProto":
+    """The model that `export_onnx` writes."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise ConfigurationError('ONNX export needs the extra "deploy": pip install "dfqlab[deploy]"') from error
+    network = model.graph if isinstance(model, CompressedModel) else model.module
+    wrapped = _FromPixels(model.input, network).eval()
+    example = torch.full((2, *model.input.size), 0.5)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                wrapped,
+                (example,),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+                custom_translation_table=_translations(),
+            )
+    except Exception as error:
+        raise DeploymentError(f"torch cannot export this network to ONNX: {str(error).splitlines()[0]}") from error
+    assert program is not None
+    proto: onnx.ModelProto = program.model_proto
+    _tidy(proto)
+    _describe(proto, model)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+class _FromPixels(nn.Module):
+    """Normalise, then the network."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: InputSpec, network: nn.Module) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(spec.mean).reshape(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(spec.std).reshape(-1, 1, 1))
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits
+
+
+def _translations() -> dict[Any, Any]:
+    """Our three ops in ONNX."""
+    import numpy as np
+    import onnx
+    from onnxscript import opset21 as op
+
+    def constant(value: Any, dtype: Any) -> Any:
+        return op.Constant(value=onnx.numpy_helper.from_array(np.array(value, dtype=dtype)))
+
+    def quantize(x: Any, scale: Any, zero_point: Any, quant_min: int, quant_max: int) -> Any:
+        codes = op.QuantizeLinear(x, scale, zero_point)
+        if (quant_min, quant_max) != (0, 255):  # QuantizeLinear itself saturates at the ends of a byte
+            codes = op.Clip(codes, constant(quant_min, np.uint8), constant(quant_max, np.uint8))
+        return op.DequantizeLinear(codes, scale, zero_point)
+
+    def dequantize_channels(codes: Any, scale: Any) -> Any:
+        # onnxruntime fuses a linear layer only where the zero points, all zero, are spelled out.
+        zeros = constant([0] * codes.shape[0], codes.dtype.numpy())
+        return op.DequantizeLinear(codes, scale, zeros, axis=0)
+
+    def pool(x: Any) -> Any:
+        return op.GlobalAveragePool(x)
+
+    return {
+        integers.quantize_dequantize._opoverload: quantize,
+        integers.dequantize._opoverload: dequantize_channels,
+        integers.global_average_pool._opoverload: pool,
+    }
+
+
+def _tidy(proto: "onnx.ModelProto") -> None:
+    """Drop what the exporter notes for its own debugging: source lines and stack traces of the exporting machine."""
+    del proto.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    proto.doc_string = proto.graph.doc_string = ""
+    for item in [*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.initializer]:
+        del item.metadata_props[:]
+        item.doc_string = ""
+
+
+def _describe(proto: "onnx.ModelProto", model: CompressedModel | Teacher) -> None:
+    facts: dict[str, Any] = {
+        "input": {
+            "layout": "NCHW",
+            "size": list(model.input.size),
+            "range": [0.0, 1.0],
+            "mean": list(model.input.mean),
+            "std": list(model.input.std),
+            "normalisation": "inside the graph",
+        },
+        "classes": list(model.classes),
+    }
+    if isinstance(model, CompressedModel):
+        facts |= {"spec": model.spec.as_dict(), "provenance": dict(model.provenance)}
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, json.dumps(facts, sort_keys=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of its own internals; what goes wrong raises."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+

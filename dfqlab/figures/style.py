@@ -1,0 +1,129 @@
+"""The one style sheet: colours that stay with their thing, type that reads at half width, and figures as bytes."""
+
+import io
+import re
+import textwrap
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+
+DPI = 110
+WIDTH = 7.4  # inches: 814 pixels, the column of a report
+
+INK = "#1d1d1f"
+MUTED = "#6a6a70"
+RULE = "#dcdce0"
+
+# Apart by at least 10 in CIE Lab for protan, deutan and tritan eyes (Machado et al. 2009) as for others.
+COLORS = {
+    "zeroq": "#0072b2",
+    "mixmix": "#b84300",
+    "dsg": "#00573a",
+    "deepinversion": "#7b48dc",
+    "knowledge_within": "#701a48",
+    "gdfq": "#9c8a00",
+    "kmdfq": "#cb8243",
+    "autorecon": "#00a0c4",
+    "filtering": "#a01880",
+    "clipped noise": "#5a5a5a",
+    "noise": "#8f8f8f",
+    "real": "#000000",
+}
+OTHER = "#8c564b"
+
+_FONT = "DejaVu Sans"  # comes with matplotlib, so that a figure looks the same on every system
+_RC = {
+    "figure.dpi": DPI,
+    "savefig.dpi": "figure",
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "figure.titlesize": 13,
+    "figure.titleweight": "bold",
+    "font.family": _FONT,
+    "font.size": 11,
+    "text.color": INK,
+    "text.parse_math": False,  # a class may be called "$5"
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 11,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 2.2,
+    "lines.solid_capstyle": "round",
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+}
+_LOCK = threading.RLock()
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The style sheet over matplotlib's defaults, whatever the user's settings are; they come back afterwards."""
+    with _LOCK, matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_RC)
+        yield
+
+
+def color_of(source: str) -> str:
+    """The colour of a source of images, the same in every figure: noise grey, real data black, a hue for each recipe.
+
+    >>> color_of("zeroq") == color_of("ZeroQ, 128 images"), color_of("real digits")
+    (True, '#000000')
+    """
+    words = " ".join(re.findall(r"\w+", source.casefold()))
+    return next((color for name, color in COLORS.items() if f" {name} " in f" {words} "), OTHER)
+
+
+def canvas(height: float) -> tuple[Figure, Axes]:
+    """A figure as wide as a report's column, `height` inches high, and its axes."""
+    figure = Figure(figsize=(WIDTH, height))
+    return figure, figure.add_subplot()
+
+
+def set_title(figure: Figure, title: str) -> None:
+    """Put a sentence over a figure, from its left edge, in as many lines as it takes."""
+    figure.suptitle("\n".join(title_lines(title)), x=0.008, horizontalalignment="left")
+
+
+def title_lines(title: str, width: float = WIDTH) -> list[str]:
+    """A title in lines that fit a figure `width` inches wide."""
+    return textwrap.wrap(printable(title), max(12, int(8.2 * width)))
+
+
+def printable(text: str, longest: int = 200) -> str:
+    """The text on one line, an empty box for each character that the font does not have, an ellipsis past `longest`.
+
+    >>> printable("a cat,\\na 猫")
+    'a cat, a ▯'
+    """
+    text = "".join(c if ord(c) in _known_characters() else "▯" for c in " ".join(text.split()))
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+@cache
+def _known_characters() -> frozenset[int]:
+    return frozenset(get_font(findfont(_FONT)).get_charmap())
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG of 110 dpi; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format="png", metadata={"Software": None}, pil_kwargs={"optimize": True})
+    return buffer.getvalue()

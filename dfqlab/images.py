@@ -1,0 +1,164 @@
+"""Where images come from: batches, sources of batches, and a stored set of synthetic images."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dfqlab import checkpoints
+from dfqlab.errors import CheckpointError, DataError
+from dfqlab.teachers import InputSpec
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images in pixel units, valid range 0..1, not normalised.
+
+    Attributes:
+        images: (n, c, h, w), float32.
+        labels: (n,) class indices, or None where nobody knows them.
+        weights: (n,) how much each image counts, or None: all the same.
+    """
+
+    images: Float[Tensor, "n c h w"]
+    labels: Int[Tensor, "n"] | None = None
+    weights: Float[Tensor, "n"] | None = None
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Anything that gives batches of images. Calibration, reconstruction and fine-tuning never ask which."""
+
+    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+        """Go once over the images in batches of at most `size`: in a random order where a generator is given."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class StoredImages:
+    """Images in memory as a source."""
+
+    images: Float[Tensor, "n c h w"]
+    labels: Int[Tensor, "n"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+        order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
+        for chosen in order.split(size):
+            yield Batch(self.images[chosen], None if self.labels is None else self.labels[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class SyntheticSet(StoredImages):
+    """Synthetic images, with what is needed to make them again.
+
+    Attributes:
+        recipe: the name of the recipe that made them.
+        seed: its seed.
+        settings: the recipe's settings.
+        plan: the execution plan (batch size, dtype, compiled, torch version).
+        teachers: fingerprints of the networks that they were made from.
+        partial: whether the job was cancelled before its last step.
+    """
+
+    recipe: str = ""
+    seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    teachers: tuple[str, ...] = ()
+    partial: bool = False
+
+    _KIND = "synthetic set"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file; the same set gives the same bytes.
+
+        Raises:
+            OutputError: the place cannot be written or the disk is full; what was there before is still there.
+        """
+        tensors = {"images": self.images} | ({} if self.labels is None else {"labels": self.labels})
+        facts = {
+            "recipe": self.recipe,
+            "seed": self.seed,
+            "settings": dict(self.settings),
+            "plan": dict(self.plan),
+            "teachers": list(self.teachers),
+            "partial": self.partial,
+        }
+        checkpoints.save(path, tensors, kind=self._KIND, facts=facts)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "SyntheticSet":
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: not such a file, or damaged.
+        """
+        tensors, facts = checkpoints.load(path, kind=cls._KIND)
+        try:
+            facts["teachers"] = tuple(facts["teachers"])
+            return cls(tensors["images"], tensors.get("labels"), **facts)
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is not a complete {cls._KIND}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise, N(0, 1) in the network's normalised space: what one has without any method.
+
+    Attributes:
+        input: the network's input spec.
+        count: how many images.
+        seed: of the noise.
+        clipped: cut to the valid pixel range, the honest control; raw noise flatters every method.
+    """
+
+    input: InputSpec
+    count: int
+    seed: int = 0
+    clipped: bool = False
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+        noise = torch.randn(self.count, *self.input.size, generator=torch.Generator().manual_seed(self.seed))
+        images = self.input.denormalize(noise)
+        yield from StoredImages(images.clamp(0, 1) if self.clipped else images).batches(size, generator)
+
+
+def as_source(images: "ImageSource | Tensor", spec: InputSpec) -> ImageSource:
+    """A source as it is; a user's tensor checked and wrapped.
+
+    Raises:
+        DataError: empty, of another size than the network takes, not finite, or outside 0..1.
+    """
+    if isinstance(images, Tensor):
+        _check_user_images(images, spec)
+        return StoredImages(images.to(torch.float32))
+    if not isinstance(images, ImageSource):
+        raise DataError(f"expected images (n, c, h, w), a SyntheticSet or another ImageSource, got {type(images).__name__}")
+    return images
+
+
+def _check_user_images(images: Tensor, spec: InputSpec) -> None:
+    if images.dim() != 4 or tuple(images.shape[1:]) != spec.size:
+        raise DataError(f"images must be (n, {', '.join(map(str, spec.size))}), got {tuple(images.shape)}")
+    if len(images) == 0:
+        raise DataError("no images: the tensor is empty")
+    if not images.is_floating_point():
+        raise DataError(f"images must be floats in 0..1, got {images.dtype}; divide bytes by 255")
+    if not torch.isfinite(images).all():
+        raise DataError("images hold NaN or infinity")
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        raise DataError(
+            f"images must lie in 0..1, got {low:.3g}..{high:.3g}: give pixels, not normalised values "
+            "(the teacher normalises on entry)"
+        )

@@ -1,0 +1,69 @@
+"""Numbers that judge: signal-to-noise ratio, and intervals around shares."""
+
+import math
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from dfqlab.errors import DataError
+
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A share in 0..1 with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+def wilson(successes: int, trials: int) -> Interval:
+    """Wilson's score interval of a share (Wilson 1927), 95 %.
+
+    Raises:
+        DataError: no trials, or successes outside 0..trials.
+
+    >>> wilson(90, 100)
+    Interval(value=0.9, low=0.8256..., high=0.9447...)
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise DataError(f"wilson({successes}, {trials}): expected 0 <= successes <= trials, and at least one trial")
+    share = successes / trials
+    z2 = _Z95**2
+    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = _Z95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def paired_difference(a: Float[Tensor, "n"], b: Float[Tensor, "n"]) -> Interval:
+    """Mean of `a - b` over the same items, with its normal 95 % interval.
+
+    Args:
+        a, b: one number an item, e.g. 1.0 where a model was right; averaged over seeds first where there are several.
+    """
+    difference = (a - b).double()
+    mean = float(difference.mean())
+    half = _Z95 * float(difference.std(correction=1)) / math.sqrt(len(difference))
+    return Interval(mean, mean - half, mean + half)
+
+
+def sqnr(reference: Float[Tensor, "*shape"], other: Float[Tensor, "*shape"]) -> float:
+    """Signal-to-quantization-noise ratio in dB: `10 log10(sum reference^2 / sum (reference - other)^2)`.
+
+    Infinite where both are equal; capped at 200 dB so that it can stand in a JSON file.
+
+    >>> import torch
+    >>> round(sqnr(torch.ones(4), torch.full((4,), 0.9)), 1)
+    20.0
+    """
+    signal = float(reference.double().square().sum())
+    noise = float((reference.double() - other.double()).square().sum())
+    if noise == 0:
+        return 200.0
+    return min(200.0, 10 * math.log10(signal / noise)) if signal > 0 else -200.0

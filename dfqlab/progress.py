@@ -1,0 +1,83 @@
+"""How a long job tells where it is: a plain loop calls `on_step(Step)`; whoever watches may raise `Cancelled`."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a long job.
+
+    Attributes:
+        job: what is being done, e.g. "synthesize".
+        index: steps done, from 1.
+        total: steps in the whole job.
+        values: what the job measures at this step, e.g. {"loss": 0.3, "alignment": 0.3}.
+    """
+
+    job: str
+    index: int
+    total: int
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+OnStep = Callable[[Step], None]
+
+
+class Cancelled(Exception):
+    """Raised by an `on_step` callback to stop a job; the job keeps what it has and calls it partial."""
+
+
+def ignore(step: Step) -> None:
+    """The callback of those who do not watch."""
+
+
+@contextmanager
+def terminal_progress() -> Iterator[OnStep]:
+    """One progress line on stderr, with the values and the time left; Ctrl-C turns into `Cancelled` at the next step."""
+    import signal
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    interrupted = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted = True
+
+    progress = Progress(
+        TextColumn("{task.description:<12}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[values]}"),
+        TimeRemainingColumn(compact=True),
+        console=Console(stderr=True, soft_wrap=False),
+    )
+    tasks: dict[str, int] = {}
+    shown = 0.0
+
+    def on_step(step: Step) -> None:
+        nonlocal shown
+        if interrupted:
+            raise Cancelled
+        now = time.monotonic()
+        if step.job not in tasks:
+            tasks[step.job] = progress.add_task(step.job, total=step.total, values="")
+        elif now - shown < 0.1 and step.index < step.total:
+            return
+        shown = now
+        values = "  ".join(f"{name} {value:.4g}" for name, value in step.values.items())
+        progress.update(tasks[step.job], completed=step.index, total=step.total, values=values)  # type: ignore[arg-type]
+
+    previous = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with progress:
+            yield on_step
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,5 @@
+"""Errors of the kernels package, which stands on its own and knows nothing of dfqlab."""
+
+
+class ShapeError(ValueError):
+    """A tensor whose shape an op cannot take: says what was expected and what came."""
