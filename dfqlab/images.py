@@ -143,7 +143,9 @@ def as_source(images: "ImageSource | Tensor", spec: InputSpec) -> ImageSource:
         _check_user_images(images, spec)
         return StoredImages(images.to(torch.float32))
     if not isinstance(images, ImageSource):
-        raise DataError(f"expected images (n, c, h, w), a SyntheticSet or another ImageSource, got {type(images).__name__}")
+        raise DataError(
+            f"expected images (n, c, h, w), a SyntheticSet or another ImageSource, got {type(images).__name__}"
+        )
     return images
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dfqlab.errors import DataError
+from dfqlab.statistics import Statistics
 
 _Z95 = 1.959963984540054
 
@@ -67,3 +68,13 @@ def sqnr(reference: Float[Tensor, "*shape"], other: Float[Tensor, "*shape"]) -> 
     if noise == 0:
         return 200.0
     return min(200.0, 10 * math.log10(signal / noise)) if signal > 0 else -200.0
+
+
+def batch_norm_distance(found: Statistics, remembered: Statistics) -> dict[str, float]:
+    """How far a batch moves each BatchNorm layer's mean from what it remembers, in remembered standard deviations.
+
+    The root of the mean over channels of `(mean - running_mean)^2 / running_var`, by layer.
+    """
+    found = found.over_batch()
+    moved = (found.mean - remembered.mean).square() / remembered.var.clamp(min=1e-12)
+    return {name: float(moved[remembered.layout.slice_of(name)].mean().sqrt()) for name in remembered.layout.names}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,14 +15,14 @@ PreparedTerm = Callable[[Batch, TeacherOutputs], Tensor]
 """A term made ready for one teacher: a scalar for a batch and what the teacher says of it."""
 
 
+@runtime_checkable
 class Term(Protocol):
-    """One loss: a description that serves every teacher of a zoo.
+    """One loss: a description that serves every teacher of a zoo."""
 
-    Attributes:
-        per: the statistics it reads, of the batch or of each sample.
-    """
-
-    per: Per
+    @property
+    def per(self) -> Per:
+        """The statistics it reads, of the batch or of each sample."""
+        ...
 
     def prepare(self, teacher: Teacher, *, seed: int) -> PreparedTerm:
         """Measure what belongs to this teacher, once; the result is called at every step. States its reduction."""
@@ -38,7 +38,7 @@ class Weighted:
 
 
 class Objective:
-    """`Objective(alignment=Alignment(), labels=Weighted(0.1, CrossEntropy()))`: terms by name, weight 1 unless given."""
+    """`Objective(alignment=Alignment(), prior=Weighted(0.1, term))`: terms by name, weight 1 unless given."""
 
     def __init__(self, **terms: Term | Weighted) -> None:
         self.terms: Mapping[str, Weighted] = {

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,14 @@ class Step:
         index: steps done, from 1.
         total: steps in the whole job.
         values: what the job measures at this step, e.g. {"loss": 0.3, "alignment": 0.3}.
+        images: gives a copy of the images as they are now, (n, c, h, w) in pixel units, where the job makes images.
     """
 
     job: str
     index: int
     total: int
     values: Mapping[str, float] = field(default_factory=dict)
+    images: Callable[[], Any] | None = None
 
 
 OnStep = Callable[[Step], None]
@@ -37,7 +40,7 @@ def ignore(step: Step) -> None:
 
 @contextmanager
 def terminal_progress() -> Iterator[OnStep]:
-    """One progress line on stderr, with the values and the time left; Ctrl-C turns into `Cancelled` at the next step."""
+    """One progress line on stderr, with values and the time left; Ctrl-C becomes `Cancelled` at the next step."""
     import signal
 
     from rich.console import Console

@@ -87,23 +87,25 @@ class TeacherOutputs:
 
 
 def remembered(teacher: Teacher) -> Statistics:
-    """The running statistics of all BatchNorm layers, packed; the input is taken as N(0, 1), what normalisation aims at.
+    """The running statistics of all BatchNorm layers, packed. The input is taken as N(0, 1): normalisation aims at it.
 
     Raises:
         TeacherError: the teacher has no BatchNorm layer.
     """
     teacher.require_batch_norm("there are no statistics to read")
-    norms = [teacher.module.get_submodule(name) for name in teacher.batch_norms]
-    mean = torch.cat([norm.running_mean for norm in norms])  # type: ignore[misc]
-    var = torch.cat([norm.running_var for norm in norms])  # type: ignore[misc]
+    mean, var = (torch.cat(parts) for parts in zip(*_running(teacher), strict=True))
     channels = teacher.input.size[0]
     return Statistics(mean, var, layout_of(teacher), mean.new_zeros(channels), mean.new_ones(channels))
 
 
 def layout_of(teacher: Teacher) -> Layout:
     """Where each of the teacher's BatchNorm layers lies in a packed buffer."""
-    channels = (teacher.module.get_submodule(name).running_mean.numel() for name in teacher.batch_norms)  # type: ignore[union-attr]
-    return Layout(teacher.batch_norms, tuple(channels))
+    return Layout(teacher.batch_norms, tuple(mean.numel() for mean, _ in _running(teacher)))
+
+
+def _running(teacher: Teacher) -> list[tuple[Tensor, Tensor]]:
+    buffer = teacher.module.get_buffer
+    return [(buffer(f"{name}.running_mean"), buffer(f"{name}.running_var")) for name in teacher.batch_norms]
 
 
 class ObservedTeacher(nn.Module):
@@ -158,9 +160,7 @@ def _rewrite(teacher: Teacher, per: Per) -> fx.GraphModule | None:
     return graph_module
 
 
-def _watch(
-    teacher: Teacher, x: Tensor, per: Per
-) -> tuple[Tensor, list[tuple[Tensor, Tensor]], Tensor | None]:
+def _watch(teacher: Teacher, x: Tensor, per: Per) -> tuple[Tensor, list[tuple[Tensor, Tensor]], Tensor | None]:
     stats: dict[str, tuple[Tensor, Tensor]] = {}
     features: list[Tensor] = []
     with _hooks() as handles:

@@ -1,6 +1,6 @@
 """Where ranges come from: what activations do on images, and what weights are."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 
 import torch
@@ -45,7 +45,7 @@ def calibrate(prepared: PreparedNetwork, source: ImageSource, *, on_step: OnStep
 def weight_scale(weight: Float[Tensor, "out *rest"], grid: Grid, method: Calibration) -> Float[Tensor, "out"]:
     """A scale for each output channel: covering its extremes ("minmax"), or losing least when clipped ("mse").
 
-    "mse" tries 100 fractions of the covering scale and keeps, for each channel, the one with the smallest squared error.
+    "mse" tries 100 fractions of the covering scale and keeps, channel by channel, the smallest squared error.
     """
     rows = weight.detach().reshape(len(weight), -1)
     covering = symmetric_scale(rows.amin(1), rows.amax(1), grid)
@@ -120,7 +120,7 @@ def _run(
     """Run the float network over the images, showing every quantizer's input to `observe`."""
     teacher = prepared.teacher
     done = 0
-    total = -(-len(source) // BATCH_SIZE) if hasattr(source, "__len__") else 0
+    total = -(-len(source) // BATCH_SIZE) if isinstance(source, Sized) else 0
     with _observed(prepared.activations, observe), torch.no_grad():
         for batch in source.batches(BATCH_SIZE):
             teacher.check_size(batch.images)
@@ -132,9 +132,7 @@ def _run(
 
 
 @contextmanager
-def _observed(
-    quantizers: dict[str, ActivationQuantizer], observe: Callable[[str, Tensor], None]
-) -> Iterator[None]:
+def _observed(quantizers: dict[str, ActivationQuantizer], observe: Callable[[str, Tensor], None]) -> Iterator[None]:
     for path, quantizer in quantizers.items():
         quantizer.observer = lambda x, path=path: observe(path, x)
     try:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from dfqlab.compression.kinds import kind_of
 from dfqlab.teachers import Teacher, trace
@@ -100,6 +101,7 @@ def _fold_batch_norms(graph_module: fx.GraphModule) -> dict[str, Gaussian]:
             continue
         path, source = str(node.target), node.args[0]
         norm = graph_module.get_submodule(path)
+        assert isinstance(norm, BatchNorm)
         if norm.running_mean is None:  # nothing remembered: it normalises with its batch, and stays float
             continue
         gamma, beta, gain, shift = _affine(norm)
@@ -121,18 +123,20 @@ def _fold_batch_norms(graph_module: fx.GraphModule) -> dict[str, Gaussian]:
     return gaussians
 
 
-def _affine(norm: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _affine(norm: BatchNorm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """gamma, beta, and BN in eval mode as the map `gain * x + shift`."""
     mean, var = norm.running_mean, norm.running_var
-    gamma = torch.ones_like(mean) if norm.weight is None else norm.weight.detach()
-    beta = torch.zeros_like(mean) if norm.bias is None else norm.bias.detach()
+    assert mean is not None
+    assert var is not None
+    gamma = norm.weight.detach() if norm.affine else torch.ones_like(mean)
+    beta = norm.bias.detach() if norm.affine else torch.zeros_like(mean)
     gain = gamma.double() / torch.sqrt(var.double() + norm.eps)
     return gamma, beta, gain.to(mean.dtype), (beta.double() - gain * mean.double()).to(mean.dtype)
 
 
 def _scale_layer(layer: nn.Module, gain: Tensor, shift: Tensor) -> None:
-    weight: Tensor = layer.weight
+    assert isinstance(layer, (nn.Conv2d, nn.Linear))
+    weight = layer.weight.detach()
     bias = torch.zeros_like(shift) if layer.bias is None else layer.bias.detach()
-    layer.weight = nn.Parameter(weight.detach() * gain.reshape(-1, *[1] * (weight.dim() - 1)), requires_grad=False)
+    layer.weight = nn.Parameter(weight * gain.reshape(-1, *[1] * (weight.dim() - 1)), requires_grad=False)
     layer.bias = nn.Parameter(bias * gain + shift, requires_grad=False)
-

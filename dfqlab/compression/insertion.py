@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx, nn
 
@@ -100,11 +101,16 @@ class _Inserter:
             elif kind in ("float", "batch_norm"):
                 self._note(node, "float")
         self.graph_module.recompile()
-        weights = {str(n.target): self.graph_module.get_submodule(str(n.target)) for n, k in self.kinds.items() if k == "weighted"}
+        weights = {}
+        for node, kind in self.kinds.items():
+            if kind == "weighted":
+                layer = self.graph_module.get_submodule(str(node.target))
+                assert isinstance(layer, (nn.Conv2d, nn.Linear))
+                weights[str(node.target)] = layer
         return PreparedNetwork(
             self.teacher, self.spec, self.graph_module, self.activations, weights, self.folded.gaussians,
             self.grid_of, tuple(self.rows),
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
 
     def _activation(self, node: fx.Node, kind: Kind) -> None:
         source = node.args[0]
@@ -158,7 +164,7 @@ class _Inserter:
         quantizer = ActivationQuantizer(name, grid, lower, upper)
         self.graph_module.add_submodule(path, quantizer)
         self.activations[path] = quantizer
-        readers = [u for u in node.users]
+        readers = list(node.users)
         with self.graph_module.graph.inserting_after(node):
             inserted = self.graph_module.graph.call_module(path, (node,))
         inserted.meta = dict(node.meta)
@@ -189,7 +195,7 @@ class _Inserter:
         return ".".join(filter(None, (scope, node.name)))
 
 
-def _tensors(args: object) -> list[fx.Node]:
+def _tensors(args: Any) -> list[fx.Node]:
     found: list[fx.Node] = []
     fx.map_arg(args, lambda node: found.append(node) if "tensor_meta" in node.meta else None)
     return found

@@ -69,7 +69,19 @@ _METHODS: dict[str, Kind] = {
     "add": "add",
     "add_": "add",
     **dict.fromkeys(
-        ("contiguous", "flatten", "view", "reshape", "transpose", "permute", "squeeze", "unsqueeze", "chunk", "split", "narrow"),
+        (
+            "contiguous",
+            "flatten",
+            "view",
+            "reshape",
+            "transpose",
+            "permute",
+            "squeeze",
+            "unsqueeze",
+            "chunk",
+            "split",
+            "narrow",
+        ),
         "transparent",
     ),
 }
@@ -121,7 +133,7 @@ def _adds_two_tensors(node: fx.Node) -> bool:
 def _pads_with_zero(node: fx.Node) -> bool:
     mode = node.kwargs.get("mode", node.args[2] if len(node.args) > 2 else "constant")
     value = node.kwargs.get("value", node.args[3] if len(node.args) > 3 else 0)
-    return mode == "constant" and value in (None, 0, 0.0)
+    return bool(mode == "constant" and value in (None, 0, 0.0))
 
 
 def _averages_the_plane(node: fx.Node) -> bool:
@@ -131,4 +143,4 @@ def _averages_the_plane(node: fx.Node) -> bool:
     if not isinstance(source, fx.Node) or not isinstance(dims, (tuple, list)):
         return False
     shape = source.meta["tensor_meta"].shape
-    return len(shape) == 4 and sorted(int(d) % 4 for d in dims) == [2, 3]  # type: ignore[arg-type]
+    return len(shape) == 4 and sorted(int(d) % 4 for d in dims) == [2, 3]

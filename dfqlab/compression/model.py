@@ -3,7 +3,7 @@
 import copy
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from dfqlab.compression.integers import GlobalAveragePool, IntegerConv2d, Intege
 from dfqlab.compression.kinds import kind_of
 from dfqlab.compression.serialization import graph_from_json, graph_to_json
 from dfqlab.compression.spec import Grid, QuantizationSpec
-from dfqlab.errors import CheckpointError, QuantizationError
+from dfqlab.errors import CheckpointError, DataError, QuantizationError
 from dfqlab.images import ImageSource, SyntheticSet, as_source
 from dfqlab.progress import OnStep, ignore
 from dfqlab.teachers import InputSpec, Teacher
@@ -40,6 +40,7 @@ class CompressedModel:
         spec: what was asked for.
         table: what was placed where.
         provenance: teacher, its fingerprint, where the calibration images came from.
+        teacher: what it was made from, to compare with; not saved.
     """
 
     graph: fx.GraphModule
@@ -48,22 +49,40 @@ class CompressedModel:
     spec: QuantizationSpec
     table: tuple[PlacementRow, ...]
     provenance: Mapping[str, Any]
+    teacher: Teacher | None = None
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
-        """Logits of images in pixel units (0..1)."""
+        """Logits of images in pixel units (0..1).
+
+        Raises:
+            DataError: images of another size.
+        """
+        if images.dim() != 4 or tuple(images.shape[1:]) != self.input.size:
+            raise DataError(
+                f"the model takes images (n, {', '.join(map(str, self.input.size))}), got {tuple(images.shape)}"
+            )
         with torch.no_grad():
             logits: Tensor = self.graph(self.input.normalize(images))
         return logits
 
     @property
+    def device(self) -> torch.device:
+        """Where its integers are."""
+        return next(self.graph.buffers()).device
+
+    @property
     def layers(self) -> dict[str, IntegerConv2d | IntegerLinear]:
         """The integer layers by the teacher's module paths, in forward order."""
-        modules = ((str(n.target), self.graph.get_submodule(str(n.target))) for n in self.graph.graph.nodes if n.op == "call_module")
+        modules = (
+            (str(n.target), self.graph.get_submodule(str(n.target)))
+            for n in self.graph.graph.nodes
+            if n.op == "call_module"
+        )
         return {path: module for path, module in modules if isinstance(module, (IntegerConv2d, IntegerLinear))}
 
     @property
     def packed_bytes(self) -> int:
-        """What the parameters take when each weight takes its own bits: codes packed, biases and scales 4 bytes each."""
+        """What the parameters take with codes packed to their bits; biases and scales take 4 bytes each."""
         total = 0
         for layer in self.layers.values():
             total += math.ceil(layer.codes.numel() * layer.bits / 8) + 4 * layer.scale.numel()
@@ -144,7 +163,9 @@ def quantize(
     source = as_source(images, teacher.input)
     prepared = prepare(teacher, spec)
     calibrate(prepared, source, on_step=on_step)
-    return freeze(prepared, provenance={"teacher": teacher.name, "fingerprint": teacher.fingerprint, "images": _describe(source)})
+    return freeze(
+        prepared, provenance={"teacher": teacher.name, "fingerprint": teacher.fingerprint, "images": _describe(source)}
+    )
 
 
 def freeze(prepared: PreparedNetwork, *, provenance: Mapping[str, Any]) -> CompressedModel:
@@ -182,13 +203,20 @@ def freeze(prepared: PreparedNetwork, *, provenance: Mapping[str, Any]) -> Compr
     graph_module.recompile()
     teacher = prepared.teacher
     return CompressedModel(
-        graph_module.eval().requires_grad_(False), teacher.input, teacher.classes, spec, prepared.table, dict(provenance)
+        graph_module.eval().requires_grad_(False),
+        teacher.input,
+        teacher.classes,
+        spec,
+        prepared.table,
+        dict(provenance),
+        teacher,
     )
 
 
 def _integer_layer(path: str, layer: nn.Module, x_scale: Tensor, spec: QuantizationSpec) -> nn.Module:
-    weight: Tensor = layer.weight.detach()
-    bias: Tensor | None = None if layer.bias is None else layer.bias.detach()
+    assert isinstance(layer, (nn.Conv2d, nn.Linear))
+    weight = layer.weight.detach()
+    bias = None if layer.bias is None else layer.bias.detach()
     if not torch.isfinite(weight).all() or (bias is not None and not torch.isfinite(bias).all()):
         raise QuantizationError(f"layer {path!r} has weights that are not finite")
     grid: Grid = spec.weight_grid
@@ -200,7 +228,7 @@ def _integer_layer(path: str, layer: nn.Module, x_scale: Tensor, spec: Quantizat
     if isinstance(layer, nn.Conv2d):
         integer = IntegerConv2d(
             tuple(weight.shape), grid.bits, bias is not None, layer.stride, layer.padding, layer.dilation, layer.groups
-        )  # type: ignore[arg-type]
+        )
     else:
         integer = IntegerLinear(tuple(weight.shape), grid.bits, bias is not None)
     integer.codes = round_to_grid(weight.flatten(1), scale, grid).reshape(weight.shape).to(torch.int8)
@@ -243,7 +271,7 @@ def _stand_on_grid(node: fx.Node, grid_of: dict[fx.Node, str], graph_module: fx.
 
 def _describe(source: ImageSource) -> dict[str, Any]:
     about: dict[str, Any] = {"kind": type(source).__name__}
-    if hasattr(source, "__len__"):
+    if isinstance(source, Sized):
         about["count"] = len(source)
     if isinstance(source, SyntheticSet):
         about |= {"recipe": source.recipe, "seed": source.seed, "partial": source.partial}

@@ -15,7 +15,7 @@ SMALLEST_SCALE = 1e-8
 
 @dataclass(frozen=True)
 class QuantizationParameters:
-    """An affine map between integers and reals: `real = (code - zero_point) * scale`, codes in [quant_min, quant_max]."""
+    """An affine map: `real = (code - zero_point) * scale`, codes in [quant_min, quant_max]."""
 
     scale: Tensor
     zero_point: int
@@ -32,7 +32,9 @@ def affine_parameters(low: float, high: float, grid: Grid) -> QuantizationParame
     levels = grid.quant_max - grid.quant_min
     scale = torch.tensor(max((high - low) / levels, SMALLEST_SCALE), dtype=torch.float32)
     zero_point = grid.quant_min + round(-low / float(scale))
-    return QuantizationParameters(scale, min(max(zero_point, grid.quant_min), grid.quant_max), grid.quant_min, grid.quant_max)
+    return QuantizationParameters(
+        scale, min(max(zero_point, grid.quant_min), grid.quant_max), grid.quant_min, grid.quant_max
+    )
 
 
 def symmetric_scale(

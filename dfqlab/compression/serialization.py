@@ -5,27 +5,37 @@ import operator
 from typing import Any
 
 import torch
+import torch.functional
 import torch.nn.functional as F
 from torch import fx, nn
 
 from dfqlab.compression import integers
 from dfqlab.errors import CheckpointError, QuantizationError
 
+_ARITHMETIC = "add iadd sub isub mul imul truediv floordiv mod neg pow matmul getitem eq ne lt le gt ge and_ or_ not_"
+_TENSOR_FUNCTIONS = {*dir(torch._C._VariableFunctions), *torch.functional.__all__} - {"from_file"}
+_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "T", "mT"}
 _VOCABULARIES: dict[str, dict[str, Any]] = {
-    "functional": {name: f for name, f in vars(F).items() if callable(f) and not name.startswith("_")},
-    "torch": {name: f for name, f in vars(torch).items() if callable(f) and not name.startswith("_") and not isinstance(f, type)},
-    "operator": {name: f for name, f in vars(operator).items() if callable(f) and not name.startswith("_")},
+    "functional": {n: f for n, f in vars(F).items() if callable(f) and n[0].islower() and not isinstance(f, type)},
+    "torch": {n: getattr(torch, n) for n in _TENSOR_FUNCTIONS if not n.startswith("_") and hasattr(torch, n)},
+    "operator": {name: getattr(operator, name) for name in _ARITHMETIC.split()},
     "builtins": {"getattr": getattr},
-}  # fmt: skip
-_FORBIDDEN = {"load", "save", "compile", "import_ir_module", "attrgetter", "methodcaller", "call"}
-_OURS = {cls.__name__: cls for cls in (integers.Requantize, integers.IntegerConv2d, integers.IntegerLinear, integers.GlobalAveragePool)}
+}
+_OURS = {
+    cls.__name__: cls
+    for cls in (integers.Requantize, integers.IntegerConv2d, integers.IntegerLinear, integers.GlobalAveragePool)
+}
 _NAME_OF = {
     id(f): f"{vocabulary}.{name}"
     for vocabulary, functions in reversed(_VOCABULARIES.items())
     for name, f in functions.items()
-    if name not in _FORBIDDEN
 }
-_TENSOR_METHODS = {name for name in dir(torch.Tensor) if not name.startswith("_")} - {"apply_", "map_", "map2_", "register_hook"}
+_TENSOR_METHODS = {name for name in dir(torch.Tensor) if not name.startswith("_")} - {
+    "apply_",
+    "map_",
+    "map2_",
+    "register_hook",
+}
 
 
 def graph_to_json(graph_module: fx.GraphModule) -> dict[str, Any]:
@@ -50,7 +60,13 @@ def graph_to_json(graph_module: fx.GraphModule) -> dict[str, Any]:
             value = operator.attrgetter(target)(graph_module)
             attributes[target] = {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
         nodes.append(
-            {"name": node.name, "op": node.op, "target": target, "args": _encode(node.args), "kwargs": _encode(dict(node.kwargs))}
+            {
+                "name": node.name,
+                "op": node.op,
+                "target": target,
+                "args": _encode(node.args),
+                "kwargs": _encode(dict(node.kwargs)),
+            }
         )
     return {"nodes": nodes, "modules": modules, "attributes": attributes}
 
@@ -74,12 +90,14 @@ def graph_from_json(content: dict[str, Any], leaves: dict[str, nn.Module]) -> fx
         target = described["target"]
         if described["op"] == "call_function":
             vocabulary, _, name = target.partition(".")
-            if name in _FORBIDDEN or name not in _VOCABULARIES.get(vocabulary, {}):
+            if name not in _VOCABULARIES.get(vocabulary, {}):
                 raise CheckpointError(f"the file calls {target!r}, which is not an operation of a network")
             target = _VOCABULARIES[vocabulary][name]
         elif described["op"] == "call_method" and target not in _TENSOR_METHODS:
             raise CheckpointError(f"the file calls the method {target!r}, which is not one of a tensor")
         args, kwargs = _decode(described["args"], made), _decode(described["kwargs"], made)
+        if target is getattr and args[1] not in _ATTRIBUTES:
+            raise CheckpointError(f"the file reads the attribute {args[1]!r}, which is none of a tensor's measures")
         made[described["name"]] = graph.create_node(described["op"], target, tuple(args), kwargs, described["name"])
     return fx.GraphModule(root, graph)
 
@@ -93,7 +111,12 @@ def _module_to_json(module: nn.Module) -> dict[str, Any]:
             if isinstance(module, integers.IntegerLinear):
                 return _described(module, **common)
             return _described(
-                module, **common, stride=module.stride, padding=module.padding, dilation=module.dilation, groups=module.groups
+                module,
+                **common,
+                stride=module.stride,
+                padding=module.padding,
+                dilation=module.dilation,
+                groups=module.groups,
             )
         return _described(module)
     if type(module).__module__.startswith("torch.nn.modules."):

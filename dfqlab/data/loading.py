@@ -23,15 +23,15 @@ def load_data(
 ) -> LabelledImages:
     """Load real images and their labels, to judge with.
 
-    | spec                                 | what                                                            | split  |
-    |--------------------------------------|-----------------------------------------------------------------|--------|
-    | `digits`                             | the embedded digits, (1, 16, 16)                                | has it |
-    | a folder with `cifar-10-batches-py`  | CIFAR-10 as torchvision unpacks it, (3, 32, 32)                 | has it |
-    | a file `.npz`                        | `images` uint8 (n, h, w, c), `labels`, and perhaps `classes`    | is one |
-    | any other folder                     | a subfolder of image files a class, scaled and cropped to `size` | is one |
+    | spec                                | what                                                       | split  |
+    |-------------------------------------|------------------------------------------------------------|--------|
+    | `digits`                            | the embedded digits, (1, 16, 16)                           | has it |
+    | a folder with `cifar-10-batches-py` | CIFAR-10 as torchvision unpacks it, (3, 32, 32)            | has it |
+    | a file `.npz`                       | `images`, uint8 (n, height, width, channels), and `labels` | is one |
+    | any other folder                    | a subfolder of image files a class, brought to `size`      | is one |
 
     Args:
-        spec: a name or a path.
+        spec: a name or a path; a folder that has the name is `./digits`.
         split: which part, of data that has parts; a file or a folder that is one split is taken whole.
         size: (channels, height, width) of the images that are wanted, such as `teacher.input.size`. Image folders need
             it; other data must have it.

@@ -98,11 +98,15 @@ class Certificate:
     @property
     def sentence(self) -> str:
         """The finding in one sentence."""
-        near = f"; additions, poolings and concatenations differ on {self.near_differences:,} of {self.near_codes:,}" if self.near_codes else ""
+        near = ""
+        if self.near_codes:
+            near = (
+                f"; additions, poolings and concatenations differ on {self.near_differences:,} of {self.near_codes:,}"
+            )
         return (
             f"{'Holds' if self.holds else 'Does not hold'}: onnxruntime executes {self.integer_convolutions} of "
-            f"{self.convolutions} convolutions in integers, and of {self.codes:,} output codes of convolutions and linear "
-            f"layers {self.differences:,} differ from the integer reference{near}."
+            f"{self.convolutions} convolutions in integers, and of {self.codes:,} output codes of convolutions and "
+            f"linear layers {self.differences:,} differ from the integer reference{near}."
         )
 
 

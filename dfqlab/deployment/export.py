@@ -1,4 +1,4 @@
-"""A compressed model as an ONNX file that integer runtimes execute: opset 21, QuantizeLinear - Clip - DequantizeLinear."""
+"""A compressed model as an ONNX file that integer runtimes execute: QuantizeLinear, Clip, DequantizeLinear."""
 
 import json
 import logging
@@ -128,7 +128,13 @@ def _tidy(proto: "onnx.ModelProto") -> None:
     del proto.metadata_props[:]
     del proto.graph.metadata_props[:]
     proto.doc_string = proto.graph.doc_string = ""
-    for item in [*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.initializer]:
+    for item in [
+        *proto.graph.node,
+        *proto.graph.input,
+        *proto.graph.output,
+        *proto.graph.value_info,
+        *proto.graph.initializer,
+    ]:
         del item.metadata_props[:]
         item.doc_string = ""
 
@@ -163,5 +169,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-

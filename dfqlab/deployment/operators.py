@@ -66,7 +66,7 @@ def _conv(node: Node, values: dict[str, Any]) -> Any:
     window = Window(
         as_pair(weight.shape[2:]),
         as_pair(attributes.get("strides", (1, 1))),
-        tuple(attributes.get("pads", (0, 0, 0, 0))),  # type: ignore[arg-type]
+        tuple(attributes.get("pads", (0, 0, 0, 0))),
         as_pair(attributes.get("dilations", (1, 1))),
     )
     return reference.conv(
@@ -80,7 +80,9 @@ def _gemm(node: Node, values: dict[str, Any]) -> Any:
     if node.attributes.get("transA", 0) or node.attributes.get("alpha", 1.0) != 1.0:
         raise DeploymentError(f"QGemm {node.output}: transA and alpha are not expected of an exported linear layer")
     weight = b if node.attributes.get("transB", 0) else b.T
-    accumulator = reference.gemm_accumulator(a, Affine(a_scale, a_zero), weight, Affine(b_scale, b_zero), node.optional(6))
+    accumulator = reference.gemm_accumulator(
+        a, Affine(a_scale, a_zero), weight, Affine(b_scale, b_zero), node.optional(6)
+    )
     y_scale = node.optional(7)
     if y_scale is None:
         return accumulator.astype(np.float32) * (a_scale * b_scale).astype(np.float32)
@@ -101,7 +103,7 @@ def _pool(node: Node, values: dict[str, Any]) -> Any:
         window = Window(
             as_pair(node.attributes["kernel_shape"]),
             as_pair(node.attributes.get("strides", (1, 1))),
-            tuple(node.attributes.get("pads", (0, 0, 0, 0))),  # type: ignore[arg-type]
+            tuple(node.attributes.get("pads", (0, 0, 0, 0))),
         )
     count_pads = bool(node.attributes.get("count_include_pad", 0))
     return reference.average_pool(x, Affine(x_scale, x_zero), Affine(y_scale, y_zero), window, count_pads)

@@ -7,11 +7,13 @@ their product rounded half to even, the zero point added, saturated to the conta
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Codes = NDArray[np.uint8] | NDArray[np.int8]
+Codes = NDArray[Any]
+"""uint8 or int8."""
 _CHUNK_BYTES = 2**28
 
 
@@ -25,7 +27,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Window:
-    """Where a convolution or a pooling looks: strides, dilations and kernel (height, width), pads (top, left, bottom, right)."""
+    """Where a convolution or a pooling looks; pairs are (height, width), pads (top, left, bottom, right)."""
 
     kernel: tuple[int, int]
     strides: tuple[int, int] = (1, 1)
@@ -72,7 +74,8 @@ def requantize(
     """The accumulator on the grid of the output: float32 product, half to even, zero point, saturate."""
     scaled = np.rint(accumulator.astype(np.float32) * multiplier).astype(np.int64) + int(zero_point)
     limits = np.iinfo(zero_point.dtype)
-    return np.clip(scaled, limits.min, limits.max).astype(zero_point.dtype)
+    saturated: Codes = np.clip(scaled, limits.min, limits.max).astype(zero_point.dtype)
+    return saturated
 
 
 def dequantize(codes: Codes, grid: Affine) -> NDArray[np.float64]:
@@ -84,7 +87,8 @@ def quantize(reals: NDArray[np.float64], grid: Affine) -> Codes:
     """Reals as codes: half to even, saturated."""
     limits = np.iinfo(grid.zero_point.dtype)
     codes = np.rint(reals / np.float64(grid.scale)) + int(grid.zero_point)
-    return np.clip(codes, limits.min, limits.max).astype(grid.zero_point.dtype)
+    saturated: Codes = np.clip(codes, limits.min, limits.max).astype(grid.zero_point.dtype)
+    return saturated
 
 
 def change_grid(codes: Codes, grid: Affine, new: Affine) -> Codes:
@@ -92,7 +96,8 @@ def change_grid(codes: Codes, grid: Affine, new: Affine) -> Codes:
     reals = (codes.astype(np.int32) - int(grid.zero_point)).astype(np.float32) * grid.scale
     limits = np.iinfo(new.zero_point.dtype)
     moved = np.rint(reals / new.scale).astype(np.int64) + int(new.zero_point)
-    return np.clip(moved, limits.min, limits.max).astype(new.zero_point.dtype)
+    saturated: Codes = np.clip(moved, limits.min, limits.max).astype(new.zero_point.dtype)
+    return saturated
 
 
 def average_pool(x: Codes, x_grid: Affine, y_grid: Affine, window: Window | None, count_pads: bool = False) -> Codes:
@@ -125,9 +130,9 @@ def _windows(x: NDArray[np.float64], window: Window, fill: float) -> NDArray[np.
     top, left, bottom, right = window.pads
     padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
     reach = tuple((k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True))
-    views = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=(2, 3))  # type: ignore[call-overload]
+    views = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=(2, 3))
     (sy, sx), (dy, dx) = window.strides, window.dilations
-    return views[:, :, ::sy, ::sx, ::dy, ::dx]  # type: ignore[no-any-return]
+    return views[:, :, ::sy, ::sx, ::dy, ::dx]
 
 
 def as_pair(values: Sequence[int]) -> tuple[int, int]:

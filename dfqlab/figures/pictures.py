@@ -26,8 +26,8 @@ def image_grid(images: Float[Tensor, "n c h w"], captions: Sequence[str], *, tit
     """Images in rows of at most six, a caption under each.
 
     Args:
-        images: in pixel units; what lies outside 0..1 is clipped for display. Three channels are shown as RGB, any other
-            number as the grey of their mean.
+        images: in pixel units; what lies outside 0..1 is clipped for display. Three channels are shown as RGB, any
+            other number as the grey of their mean.
         captions: one for each image.
         title: a sentence that says what to see.
 
@@ -128,7 +128,7 @@ class _Page:
         tiles_wide = columns * (self.width + _GAP) - _GAP
         self.total_width = max(tiles_wide + right + 12, _width() // 2)
         self.title = title_lines(title, self.total_width / DPI)
-        self.top = 12 + 24 * len(self.title) + above
+        self.top = 14 + 24 * len(self.title) + above
         self.total_height = self.top + rows * (self.height + below + _GAP)
         self.pixels = np.full((self.total_height, self.total_width, 3), 255, np.uint8)
         self.words: list[tuple[float, float, str, str, str]] = []
@@ -144,7 +144,7 @@ class _Page:
 
     def write_above(self, text: str, column: int) -> None:
         x, y = self._corner(0, column)
-        self.words.append((x + self.width / 2, y - 5, text, "center", "bottom"))
+        self.words.append((x + self.width / 2, y - 8, text, "center", "baseline"))
 
     def write_right(self, text: str, row: int) -> None:
         x = int(np.flatnonzero((self.pixels != 255).any(axis=(0, 2)))[-1])
@@ -152,7 +152,8 @@ class _Page:
 
     def figure(self) -> Figure:
         """The page at one dot a pixel; it enlarges by whole dots as well."""
-        figure = Figure(figsize=(self.total_width / DPI, self.total_height / DPI), layout="none")
+        figure = Figure(figsize=(self.total_width / DPI, self.total_height / DPI))
+        figure.set_layout_engine("none")
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
         axes.imshow(
@@ -160,7 +161,7 @@ class _Page:
         )
         axes.text(
             self.left,
-            6,
+            8,
             "\n".join(self.title),
             verticalalignment="top",
             fontsize="large",

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -38,11 +39,13 @@ COLORS = {
 OTHER = "#8c564b"
 
 _FONT = "DejaVu Sans"  # comes with matplotlib, so that a figure looks the same on every system
-_RC = {
+_RC: dict[Any, Any] = {  # by name: matplotlib's own type of a name is a list of all of them
     "figure.dpi": DPI,
     "savefig.dpi": "figure",
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.09,
+    "figure.constrained_layout.w_pad": 0.06,
     "figure.titlesize": 13,
     "figure.titleweight": "bold",
     "font.family": _FONT,
@@ -102,8 +105,14 @@ def set_title(figure: Figure, title: str) -> None:
 
 
 def title_lines(title: str, width: float = WIDTH) -> list[str]:
-    """A title in lines that fit a figure `width` inches wide."""
-    return textwrap.wrap(printable(title), max(12, int(8.2 * width)))
+    """A title in as few lines as fit a figure `width` inches wide, none much shorter than the others."""
+    title, widest = printable(title), max(12, int(8.8 * width))
+    lines = textwrap.wrap(title, widest)
+    for narrower in range(widest, max(12, len(title) // max(1, len(lines))) - 1, -1):
+        if len(tighter := textwrap.wrap(title, narrower)) > len(lines):
+            break
+        lines = tighter
+    return lines
 
 
 def printable(text: str, longest: int = 200) -> str:

@@ -71,10 +71,10 @@ def invert(
         try:
             for step in range(steps):
                 values = run.step(loss_of)
-                on_step(Step("synthesize", k * steps + step + 1, batches * steps, values))
+                on_step(Step("synthesize", k * steps + step + 1, batches * steps, values, run.images))
         except Cancelled:
             partial = True
-        done.append(run.images)
+        done.append(run.images())
         if partial:
             break
     return SyntheticSet(
@@ -119,9 +119,8 @@ class _BatchRun:
             self.optimizer, patience=schedule.patience, min_lr=schedule.smallest
         )
 
-    @property
     def images(self) -> Tensor:
-        """The images as they are now, in pixel units."""
+        """A copy of the images as they are now, in pixel units."""
         return self.spec.denormalize(self.x.detach()).cpu()
 
     def step(self, loss_of: Any) -> dict[str, float]:
@@ -147,4 +146,6 @@ def _check(teachers: Sequence[Teacher], count: int, steps: int) -> None:
         raise TeacherError("no teacher: give at least one")
     sizes = {teacher.input.size for teacher in teachers}
     if len(sizes) > 1:
-        raise TeacherError(f"the teachers take images of different sizes: {sorted(sizes)}; one inversion needs one size")
+        raise TeacherError(
+            f"the teachers take images of different sizes: {sorted(sizes)}; one inversion needs one size"
+        )

@@ -13,7 +13,9 @@ import torch
 from dfqlab.teachers import Teacher
 
 BATCH_SIZE = 128
-_WORTH_COMPILING = 2e9  # weights times pixels times steps, a proxy for arithmetic; below, compiling costs more time than it saves
+_WORTH_COMPILING = (
+    2e9  # weights times pixels times steps, a proxy for arithmetic; below, compiling costs more time than it saves
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def plan_for(teachers: Sequence[Teacher], *, count: int, steps: int) -> Plan:
     weights = sum(p.numel() for teacher in teachers for p in teacher.module.parameters())
     height, width = teachers[0].input.size[1:]
     worth_it = weights * height * width * steps * -(-count // BATCH_SIZE) > _WORTH_COMPILING * BATCH_SIZE
-    missing = _missing_for_compile() if worth_it else ""
+    missing = missing_for_compile() if worth_it else ""
     return Plan(min(count, BATCH_SIZE), "float32", worth_it and not missing, torch.__version__, missing)
 
 
@@ -60,7 +62,7 @@ def generator_for(seed: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def _missing_for_compile() -> str:
+def missing_for_compile() -> str:
     """What torch.compile would need on a CPU and does not find."""
     if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
         return "torch.compile needs a C++ compiler, and there is none"

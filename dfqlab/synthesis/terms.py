@@ -42,7 +42,9 @@ class Alignment:
             found = outputs.statistics if self.per == "sample" else outputs.statistics.over_batch()
             distance = self._distance(found.mean, found.var, target.mean, target.var)
             if self.match_input:
-                distance = distance + self._distance(found.input_mean, found.input_var, target.input_mean, target.input_var)
+                distance = distance + self._distance(
+                    found.input_mean, found.input_var, target.input_mean, target.input_var
+                )
             return distance.mean()
 
         return alignment

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dfqlab.teachers.teacher import InputSpec
+
 DIGITS_SIZE = (1, 16, 16)
 DIGITS_MEAN = (0.305,)
-DIGITS_STD = (0.334,)
+DIGITS_STD = (0.319,)
+DIGITS_INPUT = InputSpec(DIGITS_SIZE, DIGITS_MEAN, DIGITS_STD)
 
 
 def _norm_conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -29,7 +32,8 @@ class _BasicBlock(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Float[Tensor, "n inputs h w"]) -> Float[Tensor, "n outputs h2 w2"]:
-        return self.relu(self.body(x) + self.shortcut(x))
+        y: Tensor = self.relu(self.body(x) + self.shortcut(x))
+        return y
 
 
 class _InvertedResidual(nn.Module):
@@ -48,14 +52,15 @@ class _InvertedResidual(nn.Module):
         self.adds = stride == 1 and inputs == outputs
 
     def forward(self, x: Float[Tensor, "n inputs h w"]) -> Float[Tensor, "n outputs h2 w2"]:
-        return x + self.body(x) if self.adds else self.body(x)
+        y: Tensor = x + self.body(x) if self.adds else self.body(x)
+        return y
 
 
 def _classifier(features: int) -> list[nn.Module]:
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, 10)]
 
 
-def resnet(width: int = 6) -> nn.Sequential:
+def resnet(width: int = 4) -> nn.Sequential:
     """A ResNet with a basic block at each of three resolutions."""
     return nn.Sequential(
         *_norm_conv(1, width, 3),
@@ -83,7 +88,7 @@ def mobilenet(width: int = 8, expansion: int = 3) -> nn.Sequential:
     )
 
 
-def vgg(width: int = 6) -> nn.Sequential:
+def vgg(width: int = 4) -> nn.Sequential:
     """A VGG: 3x3 convolutions and pooling by maximum, nothing else."""
     return nn.Sequential(
         *_norm_conv(1, width, 3),
@@ -101,3 +106,6 @@ def vgg(width: int = 6) -> nn.Sequential:
 
 
 DIGITS_NETWORKS: dict[str, Callable[[], nn.Module]] = {"resnet": resnet, "mobilenet": mobilenet, "vgg": vgg}
+
+DIGITS_SEEDS = {"resnet": 0, "mobilenet": 0, "vgg": 0}
+"""The seeds of the shipped weights."""

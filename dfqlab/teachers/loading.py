@@ -15,6 +15,7 @@ from dfqlab.teachers.names import TEACHERS
 from dfqlab.teachers.teacher import Teacher
 
 Checkpoint = str | os.PathLike[str]
+_TRAINING_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # of torchvision's inceptions: never reached in eval mode
 
 
 def load_teacher(
@@ -22,12 +23,12 @@ def load_teacher(
 ) -> Teacher:
     """Load a trained classifier by its name.
 
-    | name               | weights without a checkpoint   | size, mean and std                       |
-    |--------------------|--------------------------------|------------------------------------------|
-    | `digits/NAME`      | shipped with dfqlab            | (1, 16, 16), `digits_networks`           |
-    | `cifar10/NAME`     | none, a checkpoint is needed   | (3, 32, 32), `cifar_networks`            |
-    | `torchvision/NAME` | torchvision's default weights  | those weights' transforms, after cropping |
-    | `timm/NAME`        | timm's pretrained weights      | timm's data configuration                |
+    | name               | weights without a checkpoint  | size, mean and std                              |
+    |--------------------|-------------------------------|-------------------------------------------------|
+    | `digits/NAME`      | shipped with dfqlab           | (1, 16, 16), mean and std in `digits_networks`  |
+    | `cifar10/NAME`     | none, a checkpoint is needed  | (3, 32, 32), mean and std in `cifar_networks`   |
+    | `torchvision/NAME` | torchvision's default weights | of those weights' transforms, size of the crop  |
+    | `timm/NAME`        | timm's pretrained weights     | of timm's data configuration                    |
 
     A checkpoint of a torchvision or timm network may have another number of classes: they are named by their numbers.
 
@@ -73,9 +74,6 @@ class _Found(NamedTuple):
     mean: Sequence[float]
     std: Sequence[float]
     classes: Sequence[str]
-
-
-_TRAINING_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # of torchvision's inceptions: never reached in eval mode
 
 
 def _digits(network: str, checkpoint: Path | None) -> _Found:

@@ -11,10 +11,8 @@ from torch import fx, nn
 from dfqlab.errors import TeacherError
 from dfqlab.teachers.teacher import Teacher
 
-_MACHINERY = (
-    str(Path(torch.__file__).parent) + os.sep,
-    __file__,
-)  # with the separator: torchvision is no part of torch
+# Whose lines are never to blame; with the separator, because torchvision is no part of torch.
+_MACHINERY = (str(Path(torch.__file__).parent) + os.sep, __file__)
 
 
 def trace(teacher: Teacher) -> fx.GraphModule:

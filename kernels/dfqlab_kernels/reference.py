@@ -46,7 +46,7 @@ def fake_quantize(
     zero_point = torch.zeros_like(scale) if zero_point is None else zero_point
     for name, qparam in (("scale", scale), ("zero_point", zero_point)):
         _check_qparam(name, qparam, x, axis)
-    y: Tensor = _FakeQuantize.apply(  # type: ignore[no-untyped-call]
+    y: Tensor = _FakeQuantize.apply(
         x, _along(scale, x, axis), _along(zero_point, x, axis), quant_min, quant_max, clip_gradient
     )
     return y
@@ -66,7 +66,7 @@ class _FakeQuantize(torch.autograd.Function):
         return ((code.clamp(quant_min, quant_max) - zero_point) * scale).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.clip_gradient:
             (inside,) = ctx.saved_tensors
             gradient = torch.where(inside, gradient, torch.zeros_like(gradient))
@@ -76,7 +76,7 @@ class _FakeQuantize(torch.autograd.Function):
 def channel_stats(
     x: Float[Tensor, "n c *spatial"], *, per: Literal["batch", "sample"] = "batch", correction: int = 0
 ) -> tuple[Float[Tensor, "... c"], Float[Tensor, "... c"]]:
-    """Mean and variance of each channel, read in one pass, differentiable in both.
+    """Mean and variance of each channel, differentiable once in both.
 
     Accumulates in float32 (float64 for float64 input). `correction=0` is the biased variance that BatchNorm
     normalises with.
@@ -107,8 +107,11 @@ def channel_stats(
     x = x.to(_accumulation_dtype(x))
     if not reduced:  # (n, c) per sample: one element, its own mean
         return x.clone(), torch.zeros_like(x)
-    var, mean = torch.var_mean(x, dim=reduced, correction=correction)
-    return mean, var
+    # Two vectorised passes: torch.var_mean is several times slower on a CPU, and E[x^2] - E[x]^2 cancels. The mean is
+    # detached inside the variance, where its gradient, a sum of deviations, is zero.
+    mean = x.mean(reduced, keepdim=True)
+    var = (x - mean.detach()).square().sum(reduced) / (count - correction)
+    return mean.reshape(var.shape), var
 
 
 def _accumulation_dtype(x: Tensor) -> torch.dtype:
@@ -118,7 +121,9 @@ def _accumulation_dtype(x: Tensor) -> torch.dtype:
 def _check_qparam(name: str, qparam: Tensor, x: Tensor, axis: int | None) -> None:
     if axis is None:
         if qparam.numel() != 1:
-            raise ShapeError(f"fake_quantize: per tensor expects one {name}, got shape {tuple(qparam.shape)}; set axis=")
+            raise ShapeError(
+                f"fake_quantize: per tensor expects one {name}, got shape {tuple(qparam.shape)}; set axis="
+            )
     elif not -x.dim() <= axis < x.dim():
         raise ShapeError(f"fake_quantize: axis={axis} is not a dimension of shape {tuple(x.shape)}")
     elif tuple(qparam.shape) != (x.shape[axis],):

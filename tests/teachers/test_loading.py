@@ -14,6 +14,7 @@ from dfqlab.errors import CheckpointError, ConfigurationError, TeacherError
 from dfqlab.teachers import load_teacher
 from dfqlab.teachers.cifar_networks import CIFAR10_CLASSES, resnet20
 from dfqlab.teachers.digits_networks import DIGITS_NETWORKS
+from dfqlab.teachers.loading import _as_with_weights
 from dfqlab.teachers.names import DEFAULT_TEACHER, DIGITS_NAMES, TEACHERS
 
 SMALL_TORCHVISION = "shufflenet_v2_x0_5"
@@ -133,6 +134,17 @@ def test_torchvision_inceptions_renormalise_with_a_checkpoint_too(tmp_path: Path
     teacher = load_teacher("torchvision/googlenet", checkpoint=path)
     assert teacher.module.__dict__["transform_input"] is True
     assert not [layer for layer in teacher.batch_norms if layer.startswith("aux")]
+
+
+def test_torchvision_transformers_have_the_positions_of_their_default_weights() -> None:
+    from torchvision import models
+
+    weights = models.get_model_weights("vit_h_14").DEFAULT  # too large to build here
+    assert (
+        _as_with_weights("vit_h_14", weights)
+        == {"image_size": weights.transforms().crop_size[0]}
+        == {"image_size": 518}
+    )
 
 
 def test_timm_takes_its_data_configuration(tmp_path: Path) -> None:

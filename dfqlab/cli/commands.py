@@ -1,0 +1,217 @@
+"""What each verb does: load, call the library, print a table. Real data enters here and nowhere below."""
+
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from dfqlab.checkpoints import write_bytes
+from dfqlab.cli import options
+from dfqlab.compression.model import load_model
+from dfqlab.compression.spec import QuantizationSpec
+from dfqlab.data import LabelledImages, load_data
+from dfqlab.deployment import OnnxModel, export_onnx
+from dfqlab.deployment.runtime import saturation_warning
+from dfqlab.errors import ConfigurationError, DataError, OutputError, did_you_mean
+from dfqlab.evaluation import evaluate
+from dfqlab.images import StoredImages, SyntheticSet
+from dfqlab.pipeline import IMAGES_FILE, Job, run
+from dfqlab.progress import Cancelled, terminal_progress
+from dfqlab.recipes import synthesize
+from dfqlab.recipes.names import RECIPES
+from dfqlab.report import RunReport
+from dfqlab.synthesis.plan import missing_for_compile
+from dfqlab.teachers import Teacher, load_teacher
+
+_console = Console(width=min(100, shutil.get_terminal_size((100, 24)).columns), highlight=False)
+
+
+def quantize(chosen: options.Quantize, command: str) -> None:
+    """Teacher to model, ONNX file and report."""
+    spec = QuantizationSpec(chosen.weights, chosen.activations, chosen.calibration, chosen.rounding)
+    _known_recipe(chosen.recipe)
+    out = _fresh_directory(chosen.out, chosen.overwrite)
+    teacher = _teacher(chosen)
+    judge, real = _real_data(chosen, teacher)
+    images = SyntheticSet.load(chosen.images) if chosen.images else None
+    settings = {} if chosen.steps is None else {"steps": chosen.steps}
+    job = Job(teacher, spec, chosen.recipe, chosen.count, chosen.seed, settings, images, command)
+    try:
+        with terminal_progress() as on_step:
+            report = run(job, out, judge=judge, real=real, on_step=on_step)
+    except Cancelled:
+        if (out / IMAGES_FILE).exists():
+            kept = len(SyntheticSet.load(out / IMAGES_FILE))
+            _console.print(
+                f"Stopped. {kept} images as they were then are in {out / IMAGES_FILE}; "
+                f"to go on with them: dfqlab quantize --images {out / IMAGES_FILE} --out NEW"
+            )
+        raise
+    _show(report)
+    _console.print(f"\nmodel, ONNX file and report: {out}/\nopen {out / 'report.html'}")
+
+
+def synthesize_(chosen: options.Synthesize, command: str) -> None:
+    """Teacher to images."""
+    _known_recipe(chosen.recipe)
+    out = _fresh_directory(chosen.out, chosen.overwrite)
+    teacher = _teacher(chosen)
+    settings = {} if chosen.steps is None else {"steps": chosen.steps}
+    with terminal_progress() as on_step:
+        images = synthesize(teacher, chosen.recipe, count=chosen.count, seed=chosen.seed, on_step=on_step, **settings)
+    images.save(out / IMAGES_FILE)
+    _console.print(f"{len(images)} images{' (partial)' if images.partial else ''}: {out / IMAGES_FILE}")
+    if images.partial:
+        raise Cancelled
+
+
+def evaluate_(chosen: options.Evaluate, command: str) -> None:
+    """Accuracy of a model on real images."""
+    path = Path(chosen.model)
+    if path.suffix == ".onnx":
+        model = OnnxModel(path)
+        data = load_data(chosen.eval)
+    else:
+        compressed = load_model(path)
+        data = load_data(chosen.eval, size=compressed.input.size)
+        model = OnnxModel.of(compressed)
+    result = evaluate(model, data)
+    _console.print(f"{path}: {result.accuracy_interval} of {len(data)} images of {data.name}, executed by onnxruntime")
+
+
+def export(chosen: options.Export, command: str) -> None:
+    """Model directory to ONNX file."""
+    out = Path(chosen.out)
+    if out.exists() and not chosen.overwrite:
+        raise OutputError(f"{out} exists; choose another --out, or --overwrite it")
+    export_onnx(load_model(chosen.model), out)
+    _console.print(f"{out}: {out.stat().st_size:,} bytes")
+
+
+def train_teacher(chosen: options.TrainTeacher, command: str) -> None:
+    """Train an embedded network on its digits."""
+    from dfqlab.teachers import digits_networks as digits
+    from dfqlab.teachers.training import TrainingSettings, train
+
+    family, _, name = chosen.teacher.partition("/")
+    if family != "digits" or name not in digits.DIGITS_NETWORKS:
+        known = [f"digits/{n}" for n in digits.DIGITS_NETWORKS]
+        raise ConfigurationError(f"cannot train {chosen.teacher!r}; {did_you_mean(chosen.teacher, known)}")
+    out = Path(chosen.out)
+    if out.exists() and not chosen.overwrite:
+        raise OutputError(f"{out} exists; choose another --out, or --overwrite it")
+    data = load_data("digits", split="train")
+    seed = digits.DIGITS_SEEDS[name] if chosen.seed is None else chosen.seed
+    with terminal_progress() as on_step:
+        module = train(
+            digits.DIGITS_NETWORKS[name](), digits.DIGITS_INPUT, data.images, data.labels,
+            settings=TrainingSettings(), seed=seed, on_step=on_step,
+        )  # fmt: skip
+    from safetensors.torch import save as to_bytes
+
+    write_bytes(out, to_bytes({k: v.contiguous() for k, v in module.state_dict().items()}))
+    result = evaluate(load_teacher(chosen.teacher, checkpoint=out), load_data("digits"))
+    _console.print(f"{out}: {result.accuracy_interval} of the held-out digits (seed {seed})")
+
+
+def doctor(chosen: options.Doctor, command: str) -> None:
+    """What is here and what is missing."""
+    from importlib import metadata
+
+    def version(package: str) -> str:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return "not installed"
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for package in ("dfqlab", "torch", "torchvision", "timm", "triton", "onnx", "onnxscript", "onnxruntime"):
+        table.add_row(package, version(package))
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; work runs on the CPU"
+    table.add_row("GPU", gpu)
+    table.add_row("torch.compile", missing_for_compile() or "ready")
+    table.add_row("integer products", saturation_warning() or "exact (VNNI)")
+    data = os.environ.get("DFQLAB_DATA")
+    table.add_row("DFQLAB_DATA", data or "not set: tests and benchmarks on CIFAR-10 are skipped")
+    _console.print(table)
+
+
+def _teacher(chosen: options.TeacherOptions) -> Teacher:
+    device = chosen.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_teacher(chosen.teacher, checkpoint=chosen.checkpoint, leaves=chosen.leaves, device=device)
+
+
+def _real_data(chosen: options.Quantize, teacher: Teacher) -> tuple[LabelledImages | None, StoredImages | None]:
+    """What judges, and what the row of real images is calibrated with; the embedded digits have both."""
+    embedded = "digits" if chosen.teacher.startswith("digits/") else None
+    wanted = chosen.eval or embedded
+    judge = load_data(wanted, size=teacher.input.size) if wanted else None
+    if judge is not None and int(judge.labels.max()) >= len(teacher.classes):
+        raise DataError(
+            f"{judge.name} has a label {int(judge.labels.max())}, and {teacher.name!r} knows classes 0 to "
+            f"{len(teacher.classes) - 1}; is this the data for this teacher?"
+        )
+    if chosen.real or embedded:
+        data = load_data(chosen.real or "digits", split="train", size=teacher.input.size)
+        return judge, StoredImages(next(data.batches(chosen.count))[0])
+    return judge, None
+
+
+def _known_recipe(name: str) -> None:
+    if name not in RECIPES:
+        raise ConfigurationError(f"unknown recipe {name!r}; {did_you_mean(name, RECIPES)}")
+
+
+def _fresh_directory(name: str, overwrite: bool) -> Path:
+    """A directory that can be written, checked before hours of work, empty unless it may be overwritten."""
+    out = Path(name)
+    try:
+        if out.is_dir() and any(out.iterdir()) and not overwrite:
+            raise OutputError(f"{out} holds the results of another run; choose another --out, or --overwrite them")
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write into {out}: {error.strerror or error}; choose another --out") from error
+    return out
+
+
+def _show(report: RunReport) -> None:
+    _console.print(f"\n[bold]{report.sentence}[/bold]\n", markup=True)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("calibrated on", "accuracy", "agrees with the teacher", "SQNR, dB"):
+        table.add_column(column, justify="left" if column == "calibrated on" else "right")
+    for row in report.rows:
+        table.add_row(
+            row.source + (" (used)" if row.source == report.used else ""),
+            str(row.accuracy or "-"),
+            str(row.agreement or "-"),
+            "-" if row.sqnr is None else f"{row.sqnr:.1f}",
+        )
+    _console.print(table)
+    if report.certificate is not None:
+        _console.print(f"\nCertificate: {report.certificate.sentence}")
+        for warning in report.certificate.warnings:
+            _console.print(f"Note: {warning}.")
+
+
+COMMANDS: dict[str, Callable[[Any, str], None]] = {
+    "quantize": quantize,
+    "synthesize": synthesize_,
+    "evaluate": evaluate_,
+    "export": export,
+    "train-teacher": train_teacher,
+    "doctor": doctor,
+}

@@ -1,0 +1,141 @@
+"""What each verb takes. Help needs these and no torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Device = Literal["auto", "cpu", "cuda"]
+Calibration = Literal["mse", "minmax"]
+Rounding = Literal["nearest"]
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """Which network to start from.
+
+    Attributes:
+        teacher: FAMILY/NETWORK: digits/resnet, digits/mobilenet, digits/vgg, cifar10/NAME, torchvision/NAME, timm/NAME.
+        checkpoint: its state dict, safetensors; needed for cifar10/NAME, replaces a download for the others.
+        leaves: submodules that stay float and opaque, where the network cannot be traced as a whole.
+        device: where to work; auto takes a GPU where there is one.
+    """
+
+    teacher: str = "digits/mobilenet"
+    checkpoint: str | None = None
+    leaves: tuple[str, ...] = ()
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
+class Quantize(TeacherOptions):
+    """Quantize a teacher without its data; write the model, an ONNX file and a report.
+
+    Attributes:
+        recipe: how images are made: zeroq.
+        count: how many images.
+        steps: of the recipe; its paper's, if not given.
+        weights: bits of weights, 2 to 8.
+        activations: bits of activations, 2 to 8.
+        calibration: where ranges come from.
+        rounding: how weights are rounded.
+        images: a set of images made before (images.safetensors), instead of new ones.
+        eval: real images to judge with, never to learn from: digits, a folder, or an .npz with images and labels.
+        real: real images to calibrate one row of the table with, for comparison; digits has its own.
+        seed: of everything random.
+        out: directory for the results.
+        overwrite: replace the results of an earlier run in that directory.
+    """
+
+    recipe: str = "zeroq"
+    count: int = 128
+    steps: int | None = None
+    weights: int = 4
+    activations: int = 4
+    calibration: Calibration = "mse"
+    rounding: Rounding = "nearest"
+    images: str | None = None
+    eval: str | None = None
+    real: str | None = None
+    seed: int = 0
+    out: str = "runs/quantize"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Synthesize(TeacherOptions):
+    """Make images from a teacher alone.
+
+    Attributes:
+        recipe: how images are made: zeroq.
+        count: how many images.
+        steps: of the recipe; its paper's, if not given.
+        seed: the same seed gives the same bytes.
+        out: directory for images.safetensors.
+        overwrite: replace the results of an earlier run in that directory.
+    """
+
+    recipe: str = "zeroq"
+    count: int = 128
+    steps: int | None = None
+    seed: int = 0
+    out: str = "runs/synthesize"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a quantized model on real images, in onnxruntime.
+
+    Attributes:
+        model: the directory of a run, or an .onnx file.
+        eval: digits, a folder, or an .npz with images and labels.
+    """
+
+    model: str = "runs/quantize"
+    eval: str = "digits"
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a quantized model as ONNX.
+
+    Attributes:
+        model: the directory of a run.
+        out: the file to write.
+        overwrite: replace the file.
+    """
+
+    model: str = "runs/quantize"
+    out: str = "model.onnx"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class TrainTeacher:
+    """Train one of the embedded networks on its digits, as the shipped weights were.
+
+    Attributes:
+        teacher: digits/resnet, digits/mobilenet or digits/vgg.
+        seed: of initialisation, order and shifts; the shipped network's, if not given.
+        out: the file of weights to write, safetensors.
+        overwrite: replace the file.
+    """
+
+    teacher: str = "digits/mobilenet"
+    seed: int | None = None
+    out: str = "teacher.safetensors"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Say what is installed, what this machine can do, and what is missing."""
+
+
+VERBS = {
+    "quantize": Quantize,
+    "synthesize": Synthesize,
+    "evaluate": Evaluate,
+    "export": Export,
+    "train-teacher": TrainTeacher,
+    "doctor": Doctor,
+}

@@ -1,0 +1,194 @@
+"""Lines with their names at their ends: losses over steps, and what BatchNorm layers saw."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from dfqlab.errors import DataError
+from dfqlab.figures.style import COLORS, INK, canvas, color_of, printable, set_title, style
+
+_DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
+    "-",
+    (0, (1, 1.6)),
+    (0, (6, 2, 1, 2)),
+    (0, (3, 1, 1, 1, 1, 1)),
+)
+_NAMED_LAYERS = 8
+_LONGEST_NAME = 20
+
+
+@style()
+def loss_curve(
+    steps: Sequence[int], values: Mapping[str, Sequence[float]], *, source: str | None = None, title: str | None = None
+) -> Figure:
+    """What each term of an objective was over the steps of a job, on a logarithmic axis where that spans decades.
+
+    Args:
+        steps: at which the values were read.
+        values: a value for each step (NaN where there is none), by the name of the term.
+        source: the recipe whose colour the lines take.
+        title: a sentence that says what to see; tells the first and last value of the first term if None.
+
+    Raises:
+        DataError: no steps, no terms, or not a value for each step.
+    """
+    _require(values, len(steps), "steps")
+    name, first = next(iter(values.items()))
+    if title is None:
+        title = f"The {name} goes from {_short(first[0])} to {_short(first[-1])} by step {steps[-1]:,}"
+    figure, axes = canvas(3.2)
+    set_title(figure, title)
+    color = INK if source is None else color_of(source)
+    for index, line in enumerate(values.values()):
+        axes.plot(steps, _finite(line), color=color, linestyle=_DASHES[index % len(_DASHES)])
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.margins(x=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _scale(axes, values)
+    _name_ends(figure, axes, steps, values, dict.fromkeys(values, color))
+    return figure
+
+
+@style()
+def batch_norm_view(
+    layers: Sequence[str], distances: Mapping[str, Sequence[float]], *, title: str | None = None
+) -> Figure:
+    """How far what each source of images does to every BatchNorm layer is from what the layer remembers.
+
+    Args:
+        layers: module paths in forward order; at most eight of them are written out.
+        distances: in units of the remembered standard deviation, one for each layer, by source.
+        title: a sentence that says what to see; tells the nearest and the furthest source if None.
+
+    Raises:
+        DataError: no layers, no sources, or not a distance for each layer.
+    """
+    _require(distances, len(layers), "layers")
+    figure, axes = canvas(4.0)
+    set_title(figure, title or _nearest_and_furthest(distances))
+    positions = range(len(layers))
+    for source, line in distances.items():
+        color, marker = color_of(source), "o" if len(layers) <= 24 else ""
+        below = color == COLORS["real"]  # where nothing is between them, the recipe is seen
+        axes.plot(positions, _finite(line), color=color, marker=marker, markersize=5, zorder=2.0 if below else 2.1)
+    named = _evenly(len(layers), _NAMED_LAYERS)
+    axes.set_xticks(named, [_tail(layers[index]) for index in named], rotation=32, ha="right", rotation_mode="anchor")
+    axes.set_xlim(-0.3, len(layers) - 0.7)
+    axes.set_ylabel("distance from what is\nremembered (std)")
+    axes.grid(visible=False, axis="x")
+    _scale(axes, distances)
+    _name_ends(figure, axes, positions, distances, {source: color_of(source) for source in distances})
+    return figure
+
+
+def _require(lines: Mapping[str, Sequence[float]], length: int, of: str) -> None:
+    if not lines or length == 0:
+        raise DataError(f"nothing to draw: {len(lines)} lines over {length} {of}")
+    for name, line in lines.items():
+        if len(line) != length:
+            raise DataError(f"{name!r} has {len(line)} values for {length} {of}")
+
+
+def _nearest_and_furthest(distances: Mapping[str, Sequence[float]]) -> str:
+    medians = {
+        source: statistics.median(finite)
+        for source, line in distances.items()
+        if (finite := [value for value in line if math.isfinite(value)])
+    }
+    if not medians:
+        return "No source gave BatchNorm layers finite values"
+    nearest, furthest = min(medians, key=medians.__getitem__), max(medians, key=medians.__getitem__)
+    sentence = f"In the median layer, {nearest} is {_short(medians[nearest])} std from what is remembered"
+    return sentence if nearest == furthest else f"{sentence}, {furthest} {_short(medians[furthest])}"
+
+
+def _finite(line: Sequence[float]) -> list[float]:
+    return [value if math.isfinite(value) else math.nan for value in line]
+
+
+def _scale(axes: Axes, lines: Mapping[str, Sequence[float]]) -> None:
+    """A logarithmic axis where positive values span more than a decade, else a linear one from zero."""
+    values = [value for line in lines.values() for value in line if math.isfinite(value)]
+    positive = [value for value in values if value > 0]
+    if positive and min(values) >= 0 and max(positive) > 12 * min(positive):
+        decades = math.log10(max(positive) / min(positive))
+        axes.set_yscale("log")
+        axes.set_ylim(min(positive) / 1.25, max(positive) * 1.25)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3 else (1,)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    elif values:
+        low, high = min(0.0, *values), max(0.0, *values)
+        axes.set_ylim(low, high + 0.06 * (high - low or 1))
+
+
+def _name_ends(
+    figure: Figure,
+    axes: Axes,
+    x: Sequence[int],
+    lines: Mapping[str, Sequence[float]],
+    colors: Mapping[str, str],
+) -> None:
+    """Write each line's name at its end, no name over another."""
+    labels = []
+    for name, line in lines.items():
+        drawn = [(at, value) for at, value in zip(x, line, strict=True) if math.isfinite(value)]
+        if drawn:
+            y = max(drawn[-1][1], axes.get_ylim()[0])
+            label = axes.annotate(
+                printable(name, 28),
+                xy=(1, y),
+                xycoords=("axes fraction", "data"),
+                xytext=(9, 0),
+                textcoords="offset points",
+                color=colors[name],
+                fontweight="bold",
+                verticalalignment="center_baseline",
+            )
+            labels.append(label)
+    figure.draw_without_rendering()  # only now is it known how many points a unit of y takes
+    heights = [axes.transData.transform((0, label.xy[1]))[1] * 72 / figure.dpi for label in labels]
+    low, high = axes.bbox.y0 * 72 / figure.dpi, axes.bbox.y1 * 72 / figure.dpi
+    for label, height, place in zip(labels, heights, _apart(heights, 15, low, high), strict=True):
+        label.set_position((9, place - height))
+
+
+def _apart(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Heights moved as little as leaves `gap` between any two, and none outside low..high where there is room.
+
+    >>> _apart([5, 6, 30], gap=4, low=0, high=40)
+    [3.5, 7.5, 30.0]
+    """
+    groups: list[tuple[float, list[int]]] = []  # the height of a group's lowest, and its members from there up
+    for index in sorted(range(len(heights)), key=lambda index: heights[index]):
+        members = [index]
+        bottom = max(low, min(high, heights[index]))
+        while groups and groups[-1][0] + gap * len(groups[-1][1]) > bottom:
+            members = groups.pop()[1] + members
+            middle = statistics.fmean(heights[member] for member in members)
+            bottom = max(low, min(high - gap * (len(members) - 1), middle - gap * (len(members) - 1) / 2))
+        groups.append((bottom, members))
+    places = {member: bottom + gap * rank for bottom, members in groups for rank, member in enumerate(members)}
+    return [float(places[index]) for index in range(len(heights))]
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    """At most `most` indices below `count`, the first and the last among them, and evenly apart where numbers allow."""
+    if count <= most:
+        return list(range(count))
+    chosen = next((n for n in range(most, most // 2, -1) if (count - 1) % (n - 1) == 0), most)
+    return [round(index * (count - 1) / (chosen - 1)) for index in range(chosen)]
+
+
+def _tail(name: str) -> str:
+    name = printable(name)
+    return name if len(name) <= _LONGEST_NAME else "…" + name[1 - _LONGEST_NAME :]
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else str(value)

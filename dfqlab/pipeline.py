@@ -1,0 +1,232 @@
+"""The main job: from a teacher alone to a model that runs, and a report that says how well."""
+
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from dfqlab.checkpoints import write_bytes
+from dfqlab.compression.model import CompressedModel, quantize
+from dfqlab.compression.spec import QuantizationSpec
+from dfqlab.deployment import OnnxModel, certify
+from dfqlab.deployment.export import to_onnx
+from dfqlab.errors import DataError
+from dfqlab.evaluation import LabelledBatches, compare, evaluate, latency
+from dfqlab.images import ImageSource, Noise, SyntheticSet
+from dfqlab.measures import Interval, batch_norm_distance
+from dfqlab.progress import Cancelled, OnStep, Step, ignore
+from dfqlab.recipes import synthesize
+from dfqlab.report import ImagesMade, Pictures, RunReport, Sizes, SourceRow, write_report
+from dfqlab.statistics import ObservedTeacher, remembered
+from dfqlab.teachers import Teacher
+
+IMAGES_FILE = "images.safetensors"
+ONNX_FILE = "model.onnx"
+_SHOWN = 16
+_SNAPSHOTS = (1, 5, 20, 100, 250)
+_HELD_OUT = 64
+
+
+@runtime_checkable
+class NamedData(LabelledBatches, Protocol):
+    """Real images that know what they are called."""
+
+    @property
+    def name(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to make of a teacher.
+
+    Attributes:
+        teacher: what to start from.
+        spec: bits, calibration, rounding.
+        recipe: how images are made.
+        count: how many.
+        seed: of the images.
+        settings: of the recipe, where they differ from the paper's.
+        images: a set made before, used instead of a new one.
+        command: what reproduces the run, for the report.
+    """
+
+    teacher: Teacher
+    spec: QuantizationSpec
+    recipe: str
+    count: int
+    seed: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    images: SyntheticSet | None = None
+    command: str = ""
+
+
+def run(
+    job: Job, out: Path, *, judge: NamedData | None = None, real: ImageSource | None = None, on_step: OnStep = ignore
+) -> RunReport:
+    """Synthesize, quantize, export, certify, judge, report.
+
+    Writes `images.safetensors`, `model.safetensors`, `model.onnx`, `report.html` and `report.json` into `out`.
+
+    Args:
+        job: what to do.
+        out: a directory.
+        judge: real images to measure accuracy on; without them the report shows agreement instead.
+        real: real images to calibrate the "real" row with; judged as the others are, never used for the model.
+        on_step: called after every step of the long parts.
+
+    Raises:
+        Cancelled: stopped by `on_step`; the images made so far are in `out`, marked partial.
+        DfqlabError: as the parts do.
+    """
+    teacher, recorder = job.teacher, _Recorder(on_step)
+    images = job.images or _synthesize(job, job.seed, job.count, recorder)
+    images.save(out / IMAGES_FILE)
+    if images.partial and job.images is None:
+        raise Cancelled
+    sources: dict[str, ImageSource] = {
+        "noise": Noise(teacher.input, len(images), job.seed),
+        "clipped noise": Noise(teacher.input, len(images), job.seed, clipped=True),
+        images.recipe: images,
+    }
+    if real is not None:
+        sources["real"] = real
+    models = {name: _quantize(job, source, on_step) for name, source in sources.items()}
+    model = models[images.recipe]
+    model.save(out)
+    exported = to_onnx(model)
+    write_bytes(out / ONNX_FILE, exported.SerializeToString(deterministic=True))
+    held_out = None if judge else _synthesize(job, job.seed + 1, min(job.count, _HELD_OUT), on_step)
+    report = RunReport(
+        **_about(job),
+        judged_on=judge.name if judge else None,
+        judged_images=len(judge) if judge else _HELD_OUT,
+        teacher_accuracy=evaluate(teacher, judge).accuracy_interval if judge else None,
+        rows=tuple(_judge(name, models[name], teacher, judge, held_out) for name in sources),
+        used=images.recipe,
+        sizes=Sizes(len(to_onnx(teacher).SerializeToString()), len(exported.SerializeToString()), model.packed_bytes),
+        latency=latency(teacher, model),
+        certificate=certify(model, images),
+        images=recorder.summary(images),
+        pictures=_pictures(teacher, images, recorder, sources),
+        placement=model.table,
+        warnings=(),
+    )
+    write_report(report, out)
+    return report
+
+
+def _synthesize(job: Job, seed: int, count: int, on_step: OnStep) -> SyntheticSet:
+    return synthesize(job.teacher, job.recipe, count=count, seed=seed, on_step=on_step, **job.settings)
+
+
+def _quantize(job: Job, source: ImageSource, on_step: OnStep) -> CompressedModel:
+    spec = job.spec
+    return quantize(
+        job.teacher,
+        source,
+        weights=spec.weights,
+        activations=spec.activations,
+        calibration=spec.calibration,
+        rounding=spec.rounding,
+        on_step=on_step,
+    )
+
+
+def _judge(
+    name: str, model: CompressedModel, teacher: Teacher, judge: NamedData | None, held_out: SyntheticSet | None
+) -> SourceRow:
+    """One calibration source's model, executed by onnxruntime."""
+    kind = name if name in ("noise", "clipped noise", "real") else "synthetic"
+    runtime = OnnxModel.of(model)
+    if judge is not None:
+        result = evaluate(runtime, judge, teacher=teacher)
+        return SourceRow(name, kind, result.accuracy_interval, result.agreement_interval, result.sqnr)  # type: ignore[arg-type]
+    if held_out is None:
+        raise DataError("nothing to judge on: neither real images nor a held-out synthetic set")
+    agreement, ratio = compare(runtime, teacher, held_out)
+    return SourceRow(name, kind, None, agreement, ratio)  # type: ignore[arg-type]
+
+
+def _pictures(
+    teacher: Teacher, images: SyntheticSet, recorder: "_Recorder", sources: Mapping[str, ImageSource]
+) -> Pictures:
+    shown = images.images[:_SHOWN]
+    with torch.no_grad():
+        named = teacher(shown.to(teacher.device)).argmax(1).tolist()
+        observed, memory = ObservedTeacher(teacher), remembered(teacher)
+        distances = {}
+        for name, source in sources.items():
+            batch = next(source.batches(128)).images.to(teacher.device)
+            distances[name] = tuple(batch_norm_distance(observed(batch).statistics, memory).values())
+    return Pictures(
+        images=shown,
+        captions=tuple(f"taken for {teacher.classes[index]}" for index in named),
+        snapshots=(*recorder.snapshots, (recorder.steps, shown)) if recorder.snapshots else (),
+        bn_layers=teacher.batch_norms,
+        bn_distances=distances,
+    )
+
+
+def _about(job: Job) -> dict[str, Any]:
+    teacher, spec = job.teacher, job.spec
+    packages = ("dfqlab", "torch", "onnx", "onnxruntime", "numpy")
+    return {
+        "teacher": teacher.name,
+        "fingerprint": teacher.fingerprint,
+        "parameters": sum(p.numel() for p in teacher.module.parameters()),
+        "input_size": teacher.input.size,
+        "classes": len(teacher.classes),
+        "label": spec.label,
+        "weights": spec.weights,
+        "activations": spec.activations,
+        "calibration": spec.calibration,
+        "rounding": spec.rounding,
+        "command": job.command,
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
+    }
+
+
+class _Recorder:
+    """Passes steps on, and keeps what the report shows of them: losses, and the first batch as it comes to life."""
+
+    def __init__(self, on_step: OnStep) -> None:
+        self.on_step = on_step
+        self.losses: list[tuple[int, float]] = []
+        self.snapshots: list[tuple[int, Tensor]] = []
+        self.steps = 0
+        self.seconds = 0.0
+        self.started = time.perf_counter()
+
+    def __call__(self, step: Step) -> None:
+        self.seconds = time.perf_counter() - self.started
+        if "loss" in step.values:
+            self.losses.append((step.index, step.values["loss"]))
+        if step.index in _SNAPSHOTS and step.images is not None:
+            self.snapshots.append((step.index, step.images()[:_SHOWN]))
+        self.on_step(step)
+
+    def summary(self, images: SyntheticSet) -> ImagesMade:
+        """What the report says of how the images were made; a set made before tells no losses."""
+        every = max(1, len(self.losses) // 500)
+        plan = images.plan
+        return ImagesMade(
+            recipe=images.recipe,
+            count=len(images),
+            seed=images.seed,
+            steps=int(images.settings.get("steps", 0)),
+            seconds=self.seconds if self.losses else None,
+            partial=images.partial,
+            plan=", ".join(f"{name} {value}" for name, value in plan.items() if value != ""),
+            first_loss=self.losses[0][1] if self.losses else None,
+            last_loss=self.losses[-1][1] if self.losses else None,
+            loss_curve=tuple(self.losses[::every]),
+        )
+
+
+__all__ = ["IMAGES_FILE", "ONNX_FILE", "Interval", "Job", "run"]
