@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dfqlab.errors import ConfigurationError
 from dfqlab.images import Batch
 from dfqlab.statistics import Per, TeacherOutputs
 from dfqlab.teachers import Teacher
@@ -41,6 +43,8 @@ class Objective:
     """`Objective(alignment=Alignment(), prior=Weighted(0.1, term))`: terms by name, weight 1 unless given."""
 
     def __init__(self, **terms: Term | Weighted) -> None:
+        if not terms:
+            raise ConfigurationError("an objective needs at least one term")
         self.terms: Mapping[str, Weighted] = {
             name: term if isinstance(term, Weighted) else Weighted(1.0, term) for name, term in terms.items()
         }
@@ -64,7 +68,7 @@ class PreparedObjective:
     terms: Mapping[str, tuple[float, PreparedTerm]]
 
     def __call__(self, batch: Batch, outputs: TeacherOutputs) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """The weighted sum, and each term unweighted, detached, still on its device."""
+        """The weighted sum, and each term unweighted, both still on their device and in their graph."""
         values = {name: term(batch, outputs) for name, (_, term) in self.terms.items()}
-        total = sum((self.terms[name][0] * value for name, value in values.items()), start=batch.images.new_zeros(()))
-        return total, {name: value.detach() for name, value in values.items()}
+        weighted = [self.terms[name][0] * value for name, value in values.items()]
+        return torch.stack(weighted).sum(), values

@@ -22,7 +22,7 @@ from dfqlab.images import ImageSource, Noise, SyntheticSet
 from dfqlab.measures import Interval, batch_norm_distance
 from dfqlab.progress import Cancelled, OnStep, Step, ignore
 from dfqlab.recipes import synthesize
-from dfqlab.report import ImagesMade, Pictures, RunReport, Sizes, SourceRow, write_report
+from dfqlab.report import CertificateSummary, ImagesMade, Pictures, RunReport, Sizes, SourceRow, write_report
 from dfqlab.statistics import ObservedTeacher, remembered
 from dfqlab.teachers import Teacher
 
@@ -111,7 +111,7 @@ def run(
         used=images.recipe,
         sizes=Sizes(len(to_onnx(teacher).SerializeToString()), len(exported.SerializeToString()), model.packed_bytes),
         latency=latency(teacher, model),
-        certificate=certify(model, images),
+        certificate=CertificateSummary.of(certify(model, images)),
         images=recorder.summary(images),
         pictures=_pictures(teacher, images, recorder, sources),
         placement=model.table,
@@ -220,7 +220,7 @@ class _Recorder:
             count=len(images),
             seed=images.seed,
             steps=int(images.settings.get("steps", 0)),
-            seconds=self.seconds if self.losses else None,
+            seconds=self.seconds,
             partial=images.partial,
             plan=", ".join(f"{name} {value}" for name, value in plan.items() if value != ""),
             first_loss=self.losses[0][1] if self.losses else None,

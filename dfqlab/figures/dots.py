@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dfqlab.errors import DataError
-from dfqlab.figures.style import INK, MUTED, canvas, color_of, printable, set_title, style
+from dfqlab.figures.style import INK, MUTED, canvas, color_of, printable, set_title, settle, style
 from dfqlab.measures import Interval
 
 
@@ -31,7 +31,7 @@ def accuracy_by_source(
     """
     if not rows:
         raise DataError("nothing to draw: no rows")
-    figure, axes = canvas(1.55 + 0.42 * len(rows))
+    figure, axes = canvas(1.65 + 0.44 * len(rows))
     set_title(figure, title or _best_and_worst(rows, measure))
     for height, (source, share) in enumerate(rows.items()):
         value, low, high = _percent(share)
@@ -69,6 +69,7 @@ def accuracy_by_source(
     axes.set_xlim(min(everything) - room, max(everything) + room)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], prune=None))
     axes.set_xlabel(f"{printable(measure, 70)} (%), with its 95 % interval")
+    settle(figure)
     return figure
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from dfqlab.errors import DataError
-from dfqlab.figures.style import COLORS, INK, canvas, color_of, printable, set_title, style
+from dfqlab.figures.style import COLORS, INK, canvas, color_of, printable, set_title, settle, style
 
 _DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     "-",
@@ -40,7 +40,7 @@ def loss_curve(
     name, first = next(iter(values.items()))
     if title is None:
         title = f"The {name} goes from {_short(first[0])} to {_short(first[-1])} by step {steps[-1]:,}"
-    figure, axes = canvas(3.2)
+    figure, axes = canvas(3.4)
     set_title(figure, title)
     color = INK if source is None else color_of(source)
     for index, line in enumerate(values.values()):
@@ -69,7 +69,7 @@ def batch_norm_view(
         DataError: no layers, no sources, or not a distance for each layer.
     """
     _require(distances, len(layers), "layers")
-    figure, axes = canvas(4.0)
+    figure, axes = canvas(4.4)
     set_title(figure, title or _nearest_and_furthest(distances))
     positions = range(len(layers))
     for source, line in distances.items():
@@ -78,6 +78,7 @@ def batch_norm_view(
         axes.plot(positions, _finite(line), color=color, marker=marker, markersize=5, zorder=2.0 if below else 2.1)
     named = _evenly(len(layers), _NAMED_LAYERS)
     axes.set_xticks(named, [_tail(layers[index]) for index in named], rotation=32, ha="right", rotation_mode="anchor")
+    axes.tick_params(axis="x", labelsize="small")
     axes.set_xlim(-0.3, len(layers) - 0.7)
     axes.set_ylabel("distance from what is\nremembered (std)")
     axes.grid(visible=False, axis="x")
@@ -151,10 +152,10 @@ def _name_ends(
                 verticalalignment="center_baseline",
             )
             labels.append(label)
-    figure.draw_without_rendering()  # only now is it known how many points a unit of y takes
+    settle(figure)  # only now is it known how many points a unit of y takes
     heights = [axes.transData.transform((0, label.xy[1]))[1] * 72 / figure.dpi for label in labels]
     low, high = axes.bbox.y0 * 72 / figure.dpi, axes.bbox.y1 * 72 / figure.dpi
-    for label, height, place in zip(labels, heights, _apart(heights, 15, low, high), strict=True):
+    for label, height, place in zip(labels, heights, _apart(heights, 17, low, high), strict=True):
         label.set_position((9, place - height))
 
 

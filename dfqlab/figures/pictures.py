@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dfqlab.errors import DataError
-from dfqlab.figures.style import DPI, MUTED, WIDTH, printable, style, title_lines
+from dfqlab.figures.style import DPI, MUTED, TITLE_POINTS, WIDTH, printable, style, title_lines
 
 _GAP = 8
 _LINE = 19  # a line of captions
@@ -128,7 +128,7 @@ class _Page:
         tiles_wide = columns * (self.width + _GAP) - _GAP
         self.total_width = max(tiles_wide + right + 12, _width() // 2)
         self.title = title_lines(title, self.total_width / DPI)
-        self.top = 14 + 24 * len(self.title) + above
+        self.top = 14 + 26 * len(self.title) + above
         self.total_height = self.top + rows * (self.height + below + _GAP)
         self.pixels = np.full((self.total_height, self.total_width, 3), 255, np.uint8)
         self.words: list[tuple[float, float, str, str, str]] = []
@@ -164,14 +164,12 @@ class _Page:
             8,
             "\n".join(self.title),
             verticalalignment="top",
-            fontsize="large",
+            fontsize=TITLE_POINTS,
             fontweight="bold",
             linespacing=1.2,
         )
         for x, y, text, horizontal, vertical in self.words:
-            axes.text(
-                x, y, text, color=MUTED, horizontalalignment=horizontal, verticalalignment=vertical, linespacing=1.1
-            )
+            axes.text(x, y, text, color=MUTED, fontsize="small", ha=horizontal, va=vertical, linespacing=1.1)
         return figure
 
     def _corner(self, row: int, column: int) -> tuple[int, int]:

@@ -185,22 +185,28 @@ class RunReport:
         return next((row for row in self.rows if row.source == self.used), None)
 
     @property
-    def judge(self) -> str:
-        """What agreement was measured on."""
-        return self.judged_on or f"{self.judged_images:,} synthetic images that it was not calibrated with"
-
-    @property
     def sentence(self) -> str:
         """The sentence that matters first: size, speed and agreement, each as it is, or that it was not measured."""
+        return self.headline + (f" ({self.caveat})" if self.caveat else "")
+
+    @property
+    def headline(self) -> str:
+        """The sentence without its caveat."""
         row = self.shipped
         source = "" if row is None or row.kind == "synthetic" else f" calibrated on {row.label}"
         speed = "speed not measured" if self.latency is None else speed_phrase(self.latency)
-        if row is None or row.agreement is None:
-            agreement = "agreement with the teacher not measured"
-        else:
-            agreement = f"agrees with the teacher on {row.agreement} of {self.judge}"
-            agreement += "" if self.judged_on else " (no real data was at hand: this is not accuracy)"
+        agreement = "agreement with the teacher not measured"
+        if row is not None and row.agreement is not None:
+            judge = self.judged_on or f"{self.judged_images:,} synthetic images"
+            agreement = f"agrees with the teacher on {row.agreement} of {judge}"
         return f"{self.label}{source}, {self.sizes.phrase}, {speed}, {agreement}"
+
+    @property
+    def caveat(self) -> str:
+        """What agreement without real data is not; empty with real data, or where none was measured."""
+        if self.judged_on or self.shipped is None or self.shipped.agreement is None:
+            return ""
+        return "not the ones it was calibrated with; no real data was at hand, so this is not accuracy"
 
 
 def speed_phrase(latency: Latency) -> str:

@@ -1,5 +1,6 @@
 """Inversion: optimise pixels until a teacher's statistics look as if the images were real."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,14 +97,12 @@ class _Loss:
         self.prepared = prepared
 
     def __call__(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        total = images.new_zeros(())
-        terms: dict[str, Tensor] = {}
-        for observed, objective in zip(self.observed, self.prepared, strict=True):
-            loss, values = objective(Batch(images), observed(images))
-            total = total + loss / len(self.observed)
-            for name, value in values.items():
-                terms[name] = terms.get(name, images.new_zeros(())) + value / len(self.observed)
-        return total, terms
+        found = [
+            objective(Batch(images), observed(images))
+            for observed, objective in zip(self.observed, self.prepared, strict=True)
+        ]
+        terms = {name: torch.stack([values[name] for _, values in found]).mean() for name in found[0][1]}
+        return torch.stack([loss for loss, _ in found]).mean(), terms
 
 
 class _BatchRun:
@@ -131,11 +130,15 @@ class _BatchRun:
         self.optimizer.step()
         value = loss.item()
         self.scheduler.step(value)
-        return {"loss": value} | {name: float(term) for name, term in terms.items()}
+        return {"loss": value} | {name: float(term.detach()) for name, term in terms.items()}
 
 
 def _compiled(plan: Plan, loss_of: _Loss) -> Any:
-    return torch.compile(loss_of, dynamic=False) if plan.compiled else loss_of
+    if not plan.compiled:
+        return loss_of
+    # The compiler looks for CUDA even where the work is on a CPU, and warns that it is not there.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    return torch.compile(loss_of, dynamic=False)
 
 
 def _check(teachers: Sequence[Teacher], count: int, steps: int) -> None:

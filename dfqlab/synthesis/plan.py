@@ -1,6 +1,7 @@
 """How a job is executed, decided by the job alone, and where its randomness comes from."""
 
 import hashlib
+import math
 import shutil
 import sysconfig
 from collections.abc import Sequence
@@ -13,9 +14,7 @@ import torch
 from dfqlab.teachers import Teacher
 
 BATCH_SIZE = 128
-_WORTH_COMPILING = (
-    2e9  # weights times pixels times steps, a proxy for arithmetic; below, compiling costs more time than it saves
-)
+_WORTH_COMPILING = 2e10  # below, compiling costs more time than it saves
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,9 @@ class Plan:
 def plan_for(teachers: Sequence[Teacher], *, count: int, steps: int) -> Plan:
     """The plan of an inversion: a function of the teachers and the job's size, never of free memory or load."""
     weights = sum(p.numel() for teacher in teachers for p in teacher.module.parameters())
-    height, width = teachers[0].input.size[1:]
-    worth_it = weights * height * width * steps * -(-count // BATCH_SIZE) > _WORTH_COMPILING * BATCH_SIZE
+    pixels = math.prod(teachers[0].input.size[1:])
+    batches = -(-count // BATCH_SIZE)
+    worth_it = weights * pixels * steps * batches > _WORTH_COMPILING  # a proxy for arithmetic
     missing = missing_for_compile() if worth_it else ""
     return Plan(min(count, BATCH_SIZE), "float32", worth_it and not missing, torch.__version__, missing)
 

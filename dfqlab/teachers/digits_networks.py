@@ -107,5 +107,6 @@ def vgg(width: int = 4) -> nn.Sequential:
 
 DIGITS_NETWORKS: dict[str, Callable[[], nn.Module]] = {"resnet": resnet, "mobilenet": mobilenet, "vgg": vgg}
 
-DIGITS_SEEDS = {"resnet": 0, "mobilenet": 0, "vgg": 0}
-"""The seeds of the shipped weights."""
+DIGITS_SEEDS = {"resnet": 2, "mobilenet": 6, "vgg": 0}
+"""The seeds of the shipped weights. The mobilenet's is one of eight that were tried: at 4 bits it shows well what ranges
+do that were calibrated on noise. Other seeds lose less, or more."""
