@@ -7,7 +7,7 @@ extras-demo := deploy,zoo
 extras-test := deploy,zoo,test
 extras-lab := deploy,zoo,lab
 
-.PHONY: help demo test check lab
+.PHONY: help demo test check lab lessons
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -28,6 +28,11 @@ check: .venv/.installed-test ## lint, format, types, and which way imports go
 
 lab: .venv/.installed-lab ## open JupyterLab on the lessons
 	@$(BIN)/jupyter lab $(wildcard notebooks)
+
+lessons: .venv/.installed-lab ## run every lesson anew and keep what it shows
+	@set -- notebooks/*.ipynb; \
+		if [ -e "$$1" ]; then $(BIN)/jupyter nbconvert --to notebook --execute --inplace "$$@"; \
+		else echo 'There are no lessons yet.'; fi
 
 .venv/.installed-%: pyproject.toml | $(BIN)/pip
 	@echo "Installing dfqlab[$(extras-$*)] into .venv; the first time this takes some minutes."

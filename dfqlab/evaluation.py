@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from dfqlab.compression.model import CompressedModel
 from dfqlab.deployment import OnnxModel
-from dfqlab.errors import DataError
+from dfqlab.errors import ConfigurationError, DataError, did_you_mean
 from dfqlab.images import ImageSource
 from dfqlab.measures import Interval, sqnr, wilson
 from dfqlab.teachers import Teacher
+
+Runtime = Literal["torch", "onnxruntime"]
 
 BATCH_SIZE = 128
 
@@ -83,7 +85,7 @@ def evaluate(
     data: LabelledBatches,
     *,
     teacher: Teacher | None = None,
-    runtime: Literal["torch", "onnxruntime"] = "torch",
+    runtime: Runtime = "torch",
 ) -> Evaluation:
     """Run a model on labelled images.
 
@@ -94,8 +96,13 @@ def evaluate(
         runtime: what executes a compressed model: torch, or its ONNX export in onnxruntime.
 
     Raises:
-        DataError: no images, images of another size, or labels that the model has no class for.
+        DataError: no images, images of another size than a compressed or ONNX model takes, or labels that the model has
+            no class for.
+        TeacherError: images of another size than the teacher takes.
+        ConfigurationError: an unknown runtime.
     """
+    if runtime not in get_args(Runtime):
+        raise ConfigurationError(f"no runtime {runtime!r}; {did_you_mean(runtime, get_args(Runtime))}")
     if teacher is None and isinstance(model, CompressedModel):
         teacher = model.teacher
     classifier: Classifier = (
@@ -119,7 +126,11 @@ def evaluate(
 
 
 def compare(model: Classifier, teacher: Teacher, images: ImageSource) -> tuple[Interval, float]:
-    """Agreement with the teacher, and the SQNR of the logits in dB, on images without labels. This is not accuracy."""
+    """Agreement with the teacher, and the SQNR of the logits in dB, on images without labels. This is not accuracy.
+
+    Raises:
+        DataError: no images.
+    """
     agree = count = 0
     logits, references = [], []
     for batch in images.batches(BATCH_SIZE):
@@ -128,6 +139,8 @@ def compare(model: Classifier, teacher: Teacher, images: ImageSource) -> tuple[I
         count += len(found)
         logits.append(found)
         references.append(reference)
+    if count == 0:
+        raise DataError("no images to compare on")
     return wilson(agree, count), sqnr(torch.cat(references), torch.cat(logits))
 
 
@@ -185,5 +198,6 @@ def _logits(model: Classifier, images: Float[Tensor, "n c h w"]) -> Float[Tensor
 
 
 def _check_labels(labels: Tensor, classes: int) -> None:
-    if int(labels.max()) >= classes:
-        raise DataError(f"the data has a label {int(labels.max())}, and the model knows classes 0 to {classes - 1}")
+    for label in (int(labels.min()), int(labels.max())):
+        if not 0 <= label < classes:
+            raise DataError(f"the data has a label {label}, and the model knows classes 0 to {classes - 1}")

@@ -50,7 +50,8 @@ class StoredImages:
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
         order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
-        for chosen in order.split(size):
+        for start in range(0, len(self), size):
+            chosen = order[start : start + size]
             yield Batch(self.images[chosen], None if self.labels is None else self.labels[chosen])
 
 

@@ -14,7 +14,7 @@ _Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Interval:
-    """A share in 0..1 with its 95 % interval."""
+    """A share in 0..1, or a difference of shares in -1..1, with its 95 % interval."""
 
     value: float
     low: float
@@ -47,7 +47,12 @@ def paired_difference(a: Float[Tensor, "n"], b: Float[Tensor, "n"]) -> Interval:
 
     Args:
         a, b: one number an item, e.g. 1.0 where a model was right; averaged over seeds first where there are several.
+
+    Raises:
+        DataError: fewer than two items.
     """
+    if len(a) < 2:
+        raise DataError(f"a difference over {len(a)} items has no interval; expected at least two")
     difference = (a - b).double()
     mean = float(difference.mean())
     half = _Z95 * float(difference.std(correction=1)) / math.sqrt(len(difference))
@@ -57,7 +62,8 @@ def paired_difference(a: Float[Tensor, "n"], b: Float[Tensor, "n"]) -> Interval:
 def sqnr(reference: Float[Tensor, "*shape"], other: Float[Tensor, "*shape"]) -> float:
     """Signal-to-quantization-noise ratio in dB: `10 log10(sum reference^2 / sum (reference - other)^2)`.
 
-    Infinite where both are equal; capped at 200 dB so that it can stand in a JSON file.
+    Infinite where both are equal; kept within 200 dB either way so that it can stand in a JSON file. Where a number is
+    NaN or infinite, nothing of the signal is left: -200 dB.
 
     >>> import torch
     >>> round(sqnr(torch.ones(4), torch.full((4,), 0.9)), 1)
@@ -67,7 +73,9 @@ def sqnr(reference: Float[Tensor, "*shape"], other: Float[Tensor, "*shape"]) -> 
     noise = float((reference.double() - other.double()).square().sum())
     if noise == 0:
         return 200.0
-    return min(200.0, 10 * math.log10(signal / noise)) if signal > 0 else -200.0
+    if signal == 0 or not math.isfinite(noise):
+        return -200.0
+    return max(-200.0, min(200.0, 10 * (math.log10(signal) - math.log10(noise))))
 
 
 def batch_norm_distance(found: Statistics, remembered: Statistics) -> dict[str, float]:

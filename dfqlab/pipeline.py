@@ -28,8 +28,9 @@ from dfqlab.teachers import Teacher
 
 IMAGES_FILE = "images.safetensors"
 ONNX_FILE = "model.onnx"
-_SHOWN = 16
-_SNAPSHOTS = (1, 5, 20, 100, 250)
+_SHOWN = 24
+_WATCHED = 6
+_SNAPSHOTS = (1, 10, 30, 100, 250)
 _HELD_OUT = 64
 
 
@@ -104,7 +105,7 @@ def run(
     held_out = None if judge else _synthesize(job, job.seed + 1, min(job.count, _HELD_OUT), on_step)
     report = RunReport(
         **_about(job),
-        judged_on=judge.name if judge else None,
+        judged_on=f"{len(judge):,} {judge.name}" if judge else None,
         judged_images=len(judge) if judge else _HELD_OUT,
         teacher_accuracy=evaluate(teacher, judge).accuracy_interval if judge else None,
         rows=tuple(_judge(name, models[name], teacher, judge, held_out) for name in sources),
@@ -167,7 +168,7 @@ def _pictures(
     return Pictures(
         images=shown,
         captions=tuple(f"taken for {teacher.classes[index]}" for index in named),
-        snapshots=(*recorder.snapshots, (recorder.steps, shown)) if recorder.snapshots else (),
+        snapshots=recorder.snapshots_until(images),
         bn_layers=teacher.batch_norms,
         bn_distances=distances,
     )
@@ -199,7 +200,6 @@ class _Recorder:
         self.on_step = on_step
         self.losses: list[tuple[int, float]] = []
         self.snapshots: list[tuple[int, Tensor]] = []
-        self.steps = 0
         self.seconds = 0.0
         self.started = time.perf_counter()
 
@@ -208,8 +208,14 @@ class _Recorder:
         if "loss" in step.values:
             self.losses.append((step.index, step.values["loss"]))
         if step.index in _SNAPSHOTS and step.images is not None:
-            self.snapshots.append((step.index, step.images()[:_SHOWN]))
+            self.snapshots.append((step.index, step.images()[:_WATCHED]))
         self.on_step(step)
+
+    def snapshots_until(self, images: SyntheticSet) -> tuple[tuple[int, Tensor], ...]:
+        """The first few images on their way, and as they ended."""
+        if not self.snapshots:
+            return ()
+        return *self.snapshots, (int(images.settings["steps"]), images.images[:_WATCHED])
 
     def summary(self, images: SyntheticSet) -> ImagesMade:
         """What the report says of how the images were made; a set made before tells no losses."""

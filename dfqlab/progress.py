@@ -17,6 +17,7 @@ class Step:
         index: steps done, from 1.
         total: steps in the whole job.
         values: what the job measures at this step, e.g. {"loss": 0.3, "alignment": 0.3}.
+        note: what to tell once, such as how the job is executed.
         images: gives a copy of the images as they are now, (n, c, h, w) in pixel units, where the job makes images.
     """
 
@@ -24,6 +25,7 @@ class Step:
     index: int
     total: int
     values: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
     images: Callable[[], Any] | None = None
 
 
@@ -40,8 +42,12 @@ def ignore(step: Step) -> None:
 
 @contextmanager
 def terminal_progress() -> Iterator[OnStep]:
-    """One progress line on stderr, with values and the time left; Ctrl-C becomes `Cancelled` at the next step."""
+    """One progress line on stderr, with values and the time left; Ctrl-C becomes `Cancelled` at the next step.
+
+    A second Ctrl-C stops at once. Outside the main thread, where Python takes no signals, there is only the line.
+    """
     import signal
+    import threading
 
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -69,6 +75,8 @@ def terminal_progress() -> Iterator[OnStep]:
         nonlocal shown
         if interrupted:
             raise Cancelled
+        if step.note:
+            progress.console.print(f"{step.job}: {step.note}", highlight=False)
         now = time.monotonic()
         if step.job not in tasks:
             tasks[step.job] = progress.add_task(step.job, total=step.total, values="")
@@ -78,9 +86,11 @@ def terminal_progress() -> Iterator[OnStep]:
         values = "  ".join(f"{name} {value:.4g}" for name, value in step.values.items())
         progress.update(tasks[step.job], completed=step.index, total=step.total, values=values)  # type: ignore[arg-type]
 
-    previous = signal.signal(signal.SIGINT, interrupt)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGINT, interrupt) if in_main_thread else None
     try:
         with progress:
             yield on_step
     finally:
-        signal.signal(signal.SIGINT, previous)
+        if previous is not None:
+            signal.signal(signal.SIGINT, previous)

@@ -144,15 +144,19 @@ def _rewrite(teacher: Teacher, per: Per) -> fx.GraphModule | None:
     graph = graph_module.graph
     stats: dict[str, fx.Node] = {}
     features = None
+    hidden = False  # whether a linear layer inside a leaf comes after the last one that the graph shows
     for node in list(graph.nodes):
         if node.op != "call_module":
             continue
+        module = graph_module.get_submodule(node.target)
         if node.target in teacher.batch_norms and node.target not in stats:
             with graph.inserting_before(node):
                 stats[node.target] = graph.call_function(dfqlab_kernels.channel_stats, (node.args[0],), {"per": per})
-        elif isinstance(graph_module.get_submodule(node.target), nn.Linear):
-            features = node.args[0]
-    if tuple(stats) != teacher.batch_norms:  # some are hidden inside a leaf
+        elif isinstance(module, nn.Linear):
+            features, hidden = node.args[0], False
+        elif any(isinstance(child, nn.Linear) for child in module.modules()):
+            hidden = True
+    if tuple(stats) != teacher.batch_norms or hidden:  # some are inside a leaf
         return None
     (output,) = graph.find_nodes(op="output")
     output.args = ((output.args[0], tuple(stats.values()), features),)

@@ -50,11 +50,12 @@ def quantize(chosen: options.Quantize, command: str) -> None:
             kept = len(SyntheticSet.load(out / IMAGES_FILE))
             _console.print(
                 f"Stopped. {kept} images as they were then are in {out / IMAGES_FILE}; "
-                f"to go on with them: dfqlab quantize --images {out / IMAGES_FILE} --out NEW"
+                f"to go on with them: dfqlab quantize --images {out / IMAGES_FILE} --out NEW",
+                soft_wrap=True,
             )
         raise
     _show(report)
-    _console.print(f"\nmodel, ONNX file and report: {out}/\nopen {out / 'report.html'}")
+    _console.print(f"\nmodel, ONNX file and report: {out}/\nopen {out / 'report.html'}", soft_wrap=True)
 
 
 def synthesize_(chosen: options.Synthesize, command: str) -> None:
@@ -162,7 +163,7 @@ def _real_data(chosen: options.Quantize, teacher: Teacher) -> tuple[LabelledImag
         )
     if chosen.real or embedded:
         data = load_data(chosen.real or "digits", split="train", size=teacher.input.size)
-        return judge, StoredImages(next(data.batches(chosen.count))[0])
+        return judge, StoredImages(next(data.batches(max(chosen.count, 1)))[0])
     return judge, None
 
 

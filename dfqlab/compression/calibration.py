@@ -1,5 +1,6 @@
 """Where ranges come from: what activations do on images, and what weights are."""
 
+import math
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 
@@ -28,7 +29,7 @@ def calibrate(prepared: PreparedNetwork, source: ImageSource, *, on_step: OnStep
     moved independently). The network's input is not estimated: its range is what valid pixels can be.
 
     Raises:
-        DataError: the source gives no batch, or its images do not fit the teacher.
+        DataError: the source gives no image, its images do not fit the teacher, or they make it overflow.
     """
     low, high = prepared.teacher.input.valid_range
     ranges = _extremes(prepared, source, on_step)
@@ -38,8 +39,9 @@ def calibrate(prepared: PreparedNetwork, source: ImageSource, *, on_step: OnStep
             path: least_squared_error_range(histograms[path], *ranges[path], quantizer.grid)
             for path, quantizer in prepared.activations.items()
         }
+    inputs = {prepared.grid_of.get(node) for node in prepared.graph.graph.find_nodes(op="placeholder")}
     for path, quantizer in prepared.activations.items():
-        quantizer.set_range(*((low, high) if quantizer.name == "input" else ranges[path]))
+        quantizer.set_range(*((low, high) if path in inputs else ranges[path]))
 
 
 def weight_scale(weight: Float[Tensor, "out *rest"], grid: Grid, method: Calibration) -> Float[Tensor, "out"]:
@@ -93,6 +95,9 @@ def _extremes(prepared: PreparedNetwork, source: ImageSource, on_step: OnStep) -
 
     def observe(path: str, x: Tensor) -> None:
         low, high = (float(v) for v in torch.aminmax(x))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            name = prepared.activations[path].name
+            raise DataError(f"on these images {name!r} gives NaN or infinity; expected finite images in 0..1")
         before = seen.get(path, (low, high))
         seen[path] = (min(low, before[0]), max(high, before[1]))
 
@@ -123,12 +128,16 @@ def _run(
     total = -(-len(source) // BATCH_SIZE) if isinstance(source, Sized) else 0
     with _observed(prepared.activations, observe), torch.no_grad():
         for batch in source.batches(BATCH_SIZE):
-            teacher.check_size(batch.images)
+            if tuple(batch.images.shape[1:]) != teacher.input.size:
+                expected = ", ".join(map(str, teacher.input.size))
+                raise DataError(f"{teacher.name!r} takes images (n, {expected}), got {tuple(batch.images.shape)}")
+            if not len(batch.images):
+                continue
             prepared.graph(teacher.input.normalize(batch.images.to(teacher.device)))
             done += 1
             on_step(Step(job, done, max(total, done)))
     if done == 0:
-        raise DataError("nothing to calibrate with: the image source gives no batch")
+        raise DataError("nothing to calibrate with: the image source gives no image")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A teacher's network made ready for integers: BatchNorm folded into its convolution, its Gaussian kept."""
 
 import copy
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from dfqlab.compression.kinds import kind_of
+from dfqlab.compression.kinds import OPAQUE, kind_of
+from dfqlab.errors import TeacherError
 from dfqlab.teachers import Teacher, trace
 
 
@@ -41,12 +43,17 @@ def fold(teacher: Teacher) -> FoldedNetwork:
     integer runtime executes; a weighted layer that is called twice becomes two, since each call has its own input grid.
 
     Raises:
-        TeacherError: torch.fx cannot trace the network.
+        TeacherError: torch.fx cannot trace the network, or its graph computes something else than itself.
     """
     graph_module = copy.deepcopy(trace(teacher))
-    example = torch.zeros(2, *teacher.input.size, device=teacher.device)
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module" and node.target in teacher.leaves:
+            node.meta[OPAQUE] = True
+    example = torch.randn(2, *teacher.input.size, generator=torch.Generator().manual_seed(0)).to(teacher.device)
     with torch.no_grad():
+        expected = teacher.module(example)
         ShapeProp(graph_module).propagate(example)
+    _follow_changes_in_place(graph_module)
     _drop_identities(graph_module)
     _call_each_layer_once(graph_module)
     _spell_out_spatial_means(graph_module)
@@ -55,8 +62,46 @@ def fold(teacher: Teacher) -> FoldedNetwork:
     graph_module.delete_all_unused_submodules()
     graph_module.recompile()
     with torch.no_grad():
-        ShapeProp(graph_module).propagate(example)
+        found = ShapeProp(graph_module).propagate(example)
+    if torch.isfinite(expected).all() and (found - expected).abs().max() > _ROUNDING * expected.abs().max():
+        raise TeacherError(
+            f"the graph that torch.fx makes of {teacher.name!r} computes something else than the network itself. Where "
+            "it drops values at random, pass training=self.training to dropout; where it changes a tensor in place "
+            "that goes by another name too, name that submodule in leaves=[...]"
+        )
     return FoldedNetwork(graph_module.requires_grad_(False), gaussians)
+
+
+_ROUNDING = 1e-2  # of the largest logit: far above what folding in float32 costs, far below another network
+_IN_PLACE_OPERATORS = {getattr(operator, f"i{name}") for name in ("add", "sub", "mul", "truediv", "floordiv", "pow")}
+
+
+def _follow_changes_in_place(graph_module: fx.GraphModule) -> None:
+    """Whoever reads a tensor after it was changed in place reads the result: the graph then says what hangs on what."""
+    order = {node: index for index, node in enumerate(graph_module.graph.nodes)}
+    for node in order:
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node) or not _changes_in_place(node, graph_module):
+            continue
+        for reader in [user for user in source.users if order[user] > order[node]]:
+            reader.replace_input_with(source, node)
+
+
+def _changes_in_place(node: fx.Node, graph_module: fx.GraphModule) -> bool:
+    if "tensor_meta" not in node.meta:
+        return False
+    if node.op == "call_module":
+        return getattr(graph_module.get_submodule(str(node.target)), "inplace", False) is True
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    if node.op != "call_function":
+        return False
+    return (
+        node.target in _IN_PLACE_OPERATORS
+        or (getattr(node.target, "__name__", "").endswith("_") and node.target not in vars(operator).values())
+        or node.kwargs.get("inplace", False) is True
+        or (node.target in (F.relu, F.relu6) and node.args[1:] == (True,))
+    )
 
 
 def _drop_identities(graph_module: fx.GraphModule) -> None:
@@ -105,7 +150,7 @@ def _fold_batch_norms(graph_module: fx.GraphModule) -> dict[str, Gaussian]:
         if norm.running_mean is None:  # nothing remembered: it normalises with its batch, and stays float
             continue
         gamma, beta, gain, shift = _affine(norm)
-        if kind_of(source, graph_module) == "weighted" and len(source.users) == 1:
+        if len(source.users) == 1 and _ends_in_channels_of(source, norm, graph_module):
             target = str(source.target)
             _scale_layer(graph_module.get_submodule(target), gain, shift)
             node.replace_all_uses_with(source)
@@ -113,7 +158,7 @@ def _fold_batch_norms(graph_module: fx.GraphModule) -> dict[str, Gaussian]:
         elif len(node.meta["tensor_meta"].shape) == 4:
             target = path
             channels = gain.numel()
-            layer = nn.Conv2d(channels, channels, 1, groups=channels).to(gain)
+            layer = nn.utils.skip_init(nn.Conv2d, channels, channels, 1, groups=channels)
             layer.weight = nn.Parameter(gain.reshape(-1, 1, 1, 1), requires_grad=False)
             layer.bias = nn.Parameter(shift, requires_grad=False)
             graph_module.set_submodule(path, layer.eval())
@@ -123,13 +168,24 @@ def _fold_batch_norms(graph_module: fx.GraphModule) -> dict[str, Gaussian]:
     return gaussians
 
 
+def _ends_in_channels_of(source: fx.Node, norm: BatchNorm, graph_module: fx.GraphModule) -> bool:
+    """Whether a layer's output channels are those that the BatchNorm behind it normalises.
+
+    They are not where a linear layer is applied along the last dimension of more than two: BatchNorm takes the second.
+    """
+    if kind_of(source, graph_module) != "weighted":
+        return False
+    layer = graph_module.get_submodule(str(source.target))
+    return isinstance(layer, nn.Conv2d) or len(source.meta["tensor_meta"].shape) == 2
+
+
 def _affine(norm: BatchNorm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """gamma, beta, and BN in eval mode as the map `gain * x + shift`."""
     mean, var = norm.running_mean, norm.running_var
     assert mean is not None
     assert var is not None
-    gamma = norm.weight.detach() if norm.affine else torch.ones_like(mean)
-    beta = norm.bias.detach() if norm.affine else torch.zeros_like(mean)
+    gamma = torch.ones_like(mean) if norm.weight is None else norm.weight.detach()
+    beta = torch.zeros_like(mean) if norm.bias is None else norm.bias.detach()
     gain = gamma.double() / torch.sqrt(var.double() + norm.eps)
     return gamma, beta, gain.to(mean.dtype), (beta.double() - gain * mean.double()).to(mean.dtype)
 

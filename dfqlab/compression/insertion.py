@@ -98,7 +98,7 @@ class _Inserter:
                 self._activation(node, kind)
             elif kind == "transparent":
                 self._move(node)
-            elif kind in ("float", "batch_norm"):
+            elif kind in ("float", "batch_norm", "softmax"):
                 self._note(node, "float")
         self.graph_module.recompile()
         weights = {}
@@ -136,10 +136,10 @@ class _Inserter:
         return users[0] if len(users) == 1 and self.kinds.get(users[0]) in ("relu", "relu6") else None
 
     def _is_logits(self, node: fx.Node) -> bool:
-        """Whether the value reaches the network's output with nothing but moves in between."""
+        """Whether the value reaches the network's output with nothing but moves and a softmax in between."""
         return all(
             self.kinds.get(user) == "output"
-            or (self.kinds.get(user) in ("transparent", "relu", "relu6", "host") and self._is_logits(user))
+            or (self.kinds.get(user) in ("transparent", "relu", "relu6", "softmax", "host") and self._is_logits(user))
             for user in node.users
         )
 
@@ -179,7 +179,7 @@ class _Inserter:
         if kind == "weighted":
             operation = type(self.graph_module.get_submodule(str(node.target))).__name__.lower()
             bits = f"{self.spec.weights} / {bits}"
-        elif kind in ("float", "transparent"):
+        elif kind in ("float", "transparent", "softmax"):
             operation = _operation(node, self.graph_module)
         if activation is not None:
             operation += f" + {self.kinds[activation]}"

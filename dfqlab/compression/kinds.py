@@ -10,8 +10,11 @@ from torch import fx, nn
 
 Kind = Literal[
     "input", "output", "weighted", "batch_norm", "relu", "relu6", "add", "cat", "average_pool", "transparent",
-    "identity", "host", "float",
+    "identity", "softmax", "host", "float",
 ]  # fmt: skip
+
+OPAQUE = "dfqlab_opaque"
+"""Key in a node's meta: one of the teacher's leaves, whatever module it is."""
 
 _MODULES: dict[type[nn.Module], Kind] = {
     nn.Conv2d: "weighted",
@@ -31,6 +34,8 @@ _MODULES: dict[type[nn.Module], Kind] = {
     nn.Identity: "identity",
     nn.Dropout: "identity",
     nn.Dropout2d: "identity",
+    nn.Softmax: "softmax",
+    nn.LogSoftmax: "softmax",
 }
 
 _FUNCTIONS: dict[Callable[..., Any], Kind] = {
@@ -59,8 +64,10 @@ _FUNCTIONS: dict[Callable[..., Any], Kind] = {
     torch.split: "transparent",
     torch.narrow: "transparent",
     operator.getitem: "transparent",
-    F.dropout: "identity",
-    F.dropout2d: "identity",
+    F.softmax: "softmax",
+    F.log_softmax: "softmax",
+    torch.softmax: "softmax",
+    torch.log_softmax: "softmax",
 }
 
 _METHODS: dict[str, Kind] = {
@@ -68,6 +75,8 @@ _METHODS: dict[str, Kind] = {
     "relu_": "relu",
     "add": "add",
     "add_": "add",
+    "softmax": "softmax",
+    "log_softmax": "softmax",
     **dict.fromkeys(
         (
             "contiguous",
@@ -91,14 +100,17 @@ def kind_of(node: fx.Node, graph_module: fx.GraphModule) -> Kind:
     """What the node does. Needs `tensor_meta` on every tensor node (torch.fx.passes.shape_prop).
 
     "transparent" nodes move values and never change them, so whatever grid their input stands on holds for their
-    output; "host" nodes hold sizes, not tensors; "float" is everything that no integer kernel is known for.
+    output; "softmax" turns logits into shares; "host" nodes hold sizes, not tensors; "float" is everything that no
+    integer kernel is known for, and what a teacher's leaves are.
     """
-    if node.op in ("placeholder", "output"):
-        return "input" if node.op == "placeholder" else "output"
-    if node.op == "get_attr":
-        return "float"
-    if "tensor_meta" not in node.meta:
+    if node.op == "output":
+        return "output"
+    if "tensor_meta" not in node.meta and node.op != "get_attr":
         return "host"
+    if node.op == "placeholder":
+        return "input"
+    if node.op == "get_attr" or node.meta.get(OPAQUE) or _takes_tensors_by_keyword(node):
+        return "float"
     kind: Kind = "float"
     if node.op == "call_module":
         module = graph_module.get_submodule(str(node.target))
@@ -109,6 +121,8 @@ def kind_of(node: fx.Node, graph_module: fx.GraphModule) -> Kind:
         kind = _FUNCTIONS.get(node.target, "float")  # type: ignore[arg-type]
         if node.target is F.pad and _pads_with_zero(node):
             kind = "transparent"
+        if node.target in (F.dropout, F.dropout2d) and not _drops(node):
+            kind = "identity"
         if getattr(node.target, "__name__", "") == "stochastic_depth":  # torchvision's; nothing in eval mode
             kind = "identity"
         if node.target is torch.mean and _averages_the_plane(node):
@@ -120,6 +134,17 @@ def kind_of(node: fx.Node, graph_module: fx.GraphModule) -> Kind:
     if kind == "add" and not _adds_two_tensors(node):
         return "float"
     return kind
+
+
+def _takes_tensors_by_keyword(node: fx.Node) -> bool:
+    found: list[fx.Node] = []
+    fx.map_arg(node.kwargs, lambda n: found.append(n) if "tensor_meta" in n.meta else None)
+    return bool(found)
+
+
+def _drops(node: fx.Node) -> bool:
+    """F.dropout(x) without `training=self.training` drops in eval mode too."""
+    return bool(node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True))
 
 
 def _adds_two_tensors(node: fx.Node) -> bool:

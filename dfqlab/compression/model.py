@@ -82,12 +82,20 @@ class CompressedModel:
 
     @property
     def packed_bytes(self) -> int:
-        """What the parameters take with codes packed to their bits; biases and scales take 4 bytes each."""
+        """What the parameters take with codes packed to their bits; biases and scales take 4 bytes each.
+
+        What stayed float counts as it is.
+        """
         total = 0
-        for layer in self.layers.values():
-            total += math.ceil(layer.codes.numel() * layer.bits / 8) + 4 * layer.scale.numel()
-            total += 0 if layer.bias_codes is None else 4 * layer.bias_codes.numel()
-        return total + 5 * sum(isinstance(m, Requantize) for m in self.graph.modules())
+        for module in self.graph.modules():
+            if isinstance(module, (IntegerConv2d, IntegerLinear)):
+                total += math.ceil(module.codes.numel() * module.bits / 8) + 4 * module.scale.numel()
+                total += 0 if module.bias_codes is None else 4 * module.bias_codes.numel()
+            elif isinstance(module, Requantize):
+                total += 5
+            else:
+                total += sum(t.nbytes for t in (*module.parameters(recurse=False), *module.buffers(recurse=False)))
+        return total
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write `model.safetensors` into a directory: integers, scales, the graph as JSON; no pickle.
@@ -112,7 +120,8 @@ def load_model(directory: str | os.PathLike[str], *, leaves: Mapping[str, nn.Mod
 
     Args:
         directory: as given to `save`.
-        leaves: the opaque submodules of a teacher that had some; their code is not in the file.
+        leaves: the opaque submodules of a teacher that had some, by their paths; their code is not in the file. They
+            are copied and filled with the file's weights.
 
     Raises:
         CheckpointError: not such a directory, or its file is truncated, foreign or newer.
@@ -130,7 +139,9 @@ def load_model(directory: str | os.PathLike[str], *, leaves: Mapping[str, nn.Mod
             table=tuple(PlacementRow(**row) for row in facts["table"]),
             provenance=facts["provenance"],
         )
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged description can fail anywhere
         raise CheckpointError(f"{path} is not a complete compressed model: {error}") from error
 
 
@@ -199,11 +210,11 @@ def freeze(prepared: PreparedNetwork, *, provenance: Mapping[str, Any]) -> Compr
     for path, quantizer in prepared.activations.items():
         graph_module.set_submodule(path, Requantize.from_parameters(quantizer.name, quantizer.quantization))
     graph_module.graph.lint()
-    graph_module.delete_all_unused_submodules()
-    graph_module.recompile()
+    # Made anew, so that its modules stand in the order of their calls, as in a model that was loaded.
+    graph_module = fx.GraphModule(graph_module, graph_module.graph)
     teacher = prepared.teacher
     return CompressedModel(
-        graph_module.eval().requires_grad_(False),
+        graph_module.to(teacher.device).eval().requires_grad_(False),
         teacher.input,
         teacher.classes,
         spec,

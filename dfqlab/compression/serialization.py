@@ -1,7 +1,10 @@
 """A compressed network's graph as JSON and back: a closed vocabulary of operations, nothing that could run code."""
 
+import copy
 import inspect
 import operator
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,7 +38,11 @@ _TENSOR_METHODS = {name for name in dir(torch.Tensor) if not name.startswith("_"
     "map_",
     "map2_",
     "register_hook",
+    "register_post_accumulate_grad_hook",
 }
+_OPERATIONS = {"placeholder", "get_attr", "call_function", "call_method", "call_module", "output"}
+_PATH = re.compile(r"[\w-]+(\.[\w-]+)*")
+"""What a module path may be: torch.fx writes paths and argument names into the Python code that it generates."""
 
 
 def graph_to_json(graph_module: fx.GraphModule) -> dict[str, Any]:
@@ -54,6 +61,8 @@ def graph_to_json(graph_module: fx.GraphModule) -> dict[str, Any]:
                     "move it into a submodule and pass that as a leaf"
                 )
             target = _NAME_OF[id(target)]
+        elif node.op in ("call_module", "get_attr") and not _PATH.fullmatch(target):
+            raise QuantizationError(f"a file cannot hold the module path {target!r}; use letters, digits, - and _")
         elif node.op == "call_module" and target not in modules:
             modules[target] = _module_to_json(graph_module.get_submodule(target))
         elif node.op == "get_attr":
@@ -78,28 +87,46 @@ def graph_from_json(content: dict[str, Any], leaves: dict[str, nn.Module]) -> fx
         CheckpointError: an operation outside the vocabulary, or a leaf that was not given.
     """
     root = nn.Module()
-    for path, described in content["modules"].items():
-        _add(root, path, _module_from_json(path, described, leaves))
+    for path in (*content["modules"], *content["attributes"]):
+        if not _PATH.fullmatch(path):
+            raise CheckpointError(f"the file names a module {path!r}, which is no path")
+    with torch.random.fork_rng(devices=[]):  # weights are drawn at random only to be overwritten
+        for path, described in content["modules"].items():
+            _add(root, path, _module_from_json(path, described, leaves))
     for path, described in content["attributes"].items():
         parent, _, name = path.rpartition(".")
-        value = torch.zeros(described["shape"], dtype=getattr(torch, described["dtype"]))
+        value = torch.zeros(described["shape"], dtype=_dtype(described["dtype"]))
         _parent(root, parent).register_buffer(name, value)
     graph = fx.Graph()
     made: dict[str, fx.Node] = {}
     for described in content["nodes"]:
-        target = described["target"]
-        if described["op"] == "call_function":
-            vocabulary, _, name = target.partition(".")
-            if name not in _VOCABULARIES.get(vocabulary, {}):
-                raise CheckpointError(f"the file calls {target!r}, which is not an operation of a network")
-            target = _VOCABULARIES[vocabulary][name]
-        elif described["op"] == "call_method" and target not in _TENSOR_METHODS:
-            raise CheckpointError(f"the file calls the method {target!r}, which is not one of a tensor")
+        target = _target(described["op"], described["target"], content)
         args, kwargs = _decode(described["args"], made), _decode(described["kwargs"], made)
-        if target is getattr and args[1] not in _ATTRIBUTES:
-            raise CheckpointError(f"the file reads the attribute {args[1]!r}, which is none of a tensor's measures")
+        for name in kwargs:
+            if not name.isidentifier():
+                raise CheckpointError(f"the file passes an argument {name!r}, which is no name")
+        if target is getattr and not (len(args) == 2 and isinstance(args[1], str) and args[1] in _ATTRIBUTES):
+            raise CheckpointError(f"the file reads the attribute {args[1:]}, which is none of a tensor's measures")
         made[described["name"]] = graph.create_node(described["op"], target, tuple(args), kwargs, described["name"])
     return fx.GraphModule(root, graph)
+
+
+def _target(operation: str, target: str, content: Mapping[str, Any]) -> Any:
+    """What a node of the file calls or reads: one of the vocabulary, or one of the file's own modules."""
+    if operation not in _OPERATIONS:
+        raise CheckpointError(f"the file holds a node of unknown kind {operation!r}")
+    if operation == "call_function":
+        vocabulary, _, name = target.partition(".")
+        if name not in _VOCABULARIES.get(vocabulary, {}):
+            raise CheckpointError(f"the file calls {target!r}, which is not an operation of a network")
+        return _VOCABULARIES[vocabulary][name]
+    if operation == "call_method" and target not in _TENSOR_METHODS:
+        raise CheckpointError(f"the file calls the method {target!r}, which is not one of a tensor")
+    if operation == "placeholder" and not target.isidentifier():
+        raise CheckpointError(f"the file names an input {target!r}, which is no name")
+    if operation in ("call_module", "get_attr") and target not in {**content["modules"], **content["attributes"]}:
+        raise CheckpointError(f"the file calls the module {target!r}, which it does not hold")
+    return target
 
 
 def _module_to_json(module: nn.Module) -> dict[str, Any]:
@@ -107,7 +134,7 @@ def _module_to_json(module: nn.Module) -> dict[str, Any]:
         if isinstance(module, integers.Requantize):
             return _described(module, name=module.name, quant_min=module.quant_min, quant_max=module.quant_max)
         if isinstance(module, (integers.IntegerConv2d, integers.IntegerLinear)):
-            common = {"shape": list(module.codes.shape), "bits": module.bits, "bias": module.bias_codes is not None}
+            common = {"shape": tuple(module.codes.shape), "bits": module.bits, "bias": module.bias_codes is not None}
             if isinstance(module, integers.IntegerLinear):
                 return _described(module, **common)
             return _described(
@@ -126,10 +153,23 @@ def _module_to_json(module: nn.Module) -> dict[str, Any]:
                 value = getattr(module, name)
                 arguments[name] = value is not None if name == "bias" else value
         try:
-            return _described(module, **arguments)
+            described = _described(module, **arguments)
+            if _is_made_by(module, arguments):
+                return described
         except QuantizationError:
             pass
     return {"type": "leaf", "class": type(module).__name__}
+
+
+def _is_made_by(module: nn.Module, arguments: dict[str, Any]) -> bool:
+    """Whether these arguments make such a module again: they do not where it holds others, as nn.Sequential does."""
+    try:
+        with torch.device("meta"):
+            again = type(module)(**arguments)
+    except (TypeError, ValueError):
+        return False
+    shapes, found = ({k: t.shape for k, t in m.state_dict().items()} for m in (module, again))
+    return repr(again) == repr(module) and shapes == found
 
 
 def _described(module: nn.Module, **arguments: Any) -> dict[str, Any]:
@@ -144,7 +184,7 @@ def _module_from_json(path: str, described: dict[str, Any], leaves: dict[str, nn
                 f"submodule {path!r} ({described['class']}) is opaque: its code is not in the file; "
                 f"pass load_model(..., leaves={{{path!r}: module}})"
             )
-        return leaves[path]
+        return copy.deepcopy(leaves[path])
     cls = _OURS.get(kind) or getattr(nn, kind, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise CheckpointError(f"the file holds a module {kind!r}, which is not one of torch.nn")
@@ -191,8 +231,15 @@ def _decode(value: Any, made: dict[str, fx.Node]) -> Any:
         case "ellipsis":
             return Ellipsis
         case "dtype":
-            return getattr(torch, content)
+            return _dtype(content)
     raise CheckpointError(f"the file holds an argument of unknown type {tag!r}")
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise CheckpointError(f"the file holds a number type {name!r}, which torch does not know")
+    return dtype
 
 
 def _parent(root: nn.Module, path: str) -> nn.Module:

@@ -32,7 +32,7 @@ def read_npz(path: Path) -> LabelledImages:
         raise DataError(f"{path}: labels are integers (n,), got {labels.dtype} {labels.shape}")
     classes = tuple(map(str, arrays["classes"].tolist())) if "classes" in arrays else None
     data = LabelledImages(
-        path.name,
+        f"images of {path.name}",
         torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
         torch.from_numpy(labels.astype(np.int64)),
         classes,

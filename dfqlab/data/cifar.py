@@ -38,7 +38,7 @@ def read_cifar10(folder: Path, split: Literal["train", "test"]) -> LabelledImage
         pixels.append(_read_images(folder / name))
         labels += _read(folder / name, "labels", int)
     images = torch.from_numpy(np.concatenate(pixels)).reshape(-1, 3, 32, 32)
-    return LabelledImages(f"CIFAR-10 {split}", images, torch.tensor(labels, dtype=torch.int64), tuple(classes))
+    return LabelledImages(f"CIFAR-10 {split} images", images, torch.tensor(labels, dtype=torch.int64), tuple(classes))
 
 
 def _read(path: Path, key: str, kind: type[_Kind]) -> list[_Kind]:

@@ -32,7 +32,8 @@ def read_digits(split: Literal["train", "test"]) -> LabelledImages:
         images, labels = file["images"][chosen], file["labels"][chosen]
     small = torch.from_numpy(images).float().unsqueeze(1) / 16
     pixels = F.interpolate(small, size=(16, 16), mode="bilinear", align_corners=False)
-    return LabelledImages(f"digits {split}", pixels, torch.from_numpy(labels.astype(np.int64)), _CLASSES)
+    name = {"train": "training digits", "test": "held-out digits"}[split]
+    return LabelledImages(name, pixels, torch.from_numpy(labels.astype(np.int64)), _CLASSES)
 
 
 def build_digits(path: str | os.PathLike[str]) -> None:

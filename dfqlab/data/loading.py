@@ -71,4 +71,4 @@ def _read_folder(path: Path, split: Literal["train", "test"], size: tuple[int, i
     if size is None:
         raise DataError(f"{path} is an image folder: pass size=(channels, height, width), or teacher.input.size")
     files = ImageFiles(tuple(paths), size)
-    return LabelledImages(path.name, files, torch.tensor(labels, dtype=torch.int64), classes)
+    return LabelledImages(f"images of {path.name}", files, torch.tensor(labels, dtype=torch.int64), classes)

@@ -1,21 +1,24 @@
 """The certificate: a runtime's own codes, layer by layer, held to a reference that shares no code with it."""
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dfqlab.compression.model import CompressedModel
-from dfqlab.deployment.export import to_onnx
+from dfqlab.deployment.export import first_line, to_onnx
+from dfqlab.deployment.naming import LayerNames
 from dfqlab.deployment.operators import EXACT, NEAR, Node, check
 from dfqlab.deployment.runtime import OnnxModel, load_runtime, saturation_warning, session_options
-from dfqlab.errors import DeploymentError
-from dfqlab.images import ImageSource
+from dfqlab.errors import DataError, DeploymentError
+from dfqlab.images import ImageSource, as_source
 from dfqlab.measures import sqnr
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ class LayerCheck:
     """One operation of the runtime's graph against the reference.
 
     Attributes:
-        name: the output's name in the runtime's graph.
+        name: the teacher's module path; the name of the output in the runtime's graph where no layer fits.
         operator: e.g. "QLinearConv".
         codes: how many output codes were compared.
         differences: how many differ.
@@ -44,13 +47,23 @@ class LayerCheck:
     differences: int
     worst: int
 
+    def plus(self, codes: int, differences: int, worst: int) -> "LayerCheck":
+        """With the findings of another batch."""
+        return LayerCheck(
+            self.name,
+            self.operator,
+            self.codes + codes,
+            self.differences + differences,
+            max(self.worst, worst),
+        )
+
 
 @dataclass(frozen=True)
 class Certificate:
     """What was compared and what was found.
 
     Attributes:
-    holds: no code of a convolution or linear layer differs; additions, poolings and concatenations differ by at
+        holds: no code of a convolution or linear layer differs; additions, poolings and concatenations differ by at
             most one code on at most 100 in a million; every convolution is an integer one.
         checks: one for each integer operation.
         codes, differences: of convolutions and linear layers.
@@ -110,7 +123,7 @@ class Certificate:
         )
 
 
-def certify(model: CompressedModel, images: ImageSource) -> Certificate:
+def certify(model: CompressedModel, images: ImageSource | Float[Tensor, "n c h w"]) -> Certificate:
     """Export, run in onnxruntime, and compare every integer operation with the numpy reference.
 
     Each operation is fed with the codes that the runtime itself computed in front of it, so that an error shows where
@@ -118,6 +131,7 @@ def certify(model: CompressedModel, images: ImageSource) -> Certificate:
     compared, going over the source again if it is small.
 
     Raises:
+        DataError: no images, or images of another size.
         DeploymentError: the runtime cannot execute the model, or has no integer operation at all.
         ConfigurationError: the extra "deploy" is not installed.
     """
@@ -126,35 +140,30 @@ def certify(model: CompressedModel, images: ImageSource) -> Certificate:
     nodes = [Node.of(node, fused) for node in fused.graph.node if node.op_type in EXACT | NEAR]
     if not any(node.operator in EXACT for node in nodes):
         raise DeploymentError("onnxruntime executes no convolution or linear layer of this model in integers")
-    session = _exposed(fused, nodes)
+    session = _Exposed(fused, nodes)
     default = OnnxModel(exported)
-    totals: dict[str, LayerCheck] = {}
-    agree = seen = enough = 0
+    names = LayerNames(model)
+    checks = [LayerCheck(names.of(node), node.operator, 0, 0, 0) for node in nodes]
     runtime_logits, torch_logits = [], []
-    differing_sessions = 0
-    for batch in _endless(images):
-        pixels = batch.numpy().astype(np.float32)
-        values = dict(zip(session.names, session.run(pixels), strict=True))
-        for node in nodes:
-            _add(totals, node, *check(node, values))
-        enough = sum(c.codes for c in totals.values() if c.operator in EXACT)
-        expected, found = model(batch), default(batch)
-        differing_sessions += int((found.numpy() != values["logits"]).any())
-        agree += int((expected.argmax(1) == found.argmax(1)).sum())
-        seen += len(batch)
-        runtime_logits.append(found)
-        torch_logits.append(expected)
-        if enough >= ENOUGH_CODES:
+    same_logits = True
+    for batch in _endless(as_source(images, model.input)):
+        torch_logits.append(model(batch.to(model.device)).cpu())
+        runtime_logits.append(default(batch))
+        values = session.run(batch.cpu().numpy())
+        checks = [before.plus(*check(node, values)) for before, node in zip(checks, nodes, strict=True)]
+        same_logits &= np.array_equal(runtime_logits[-1].numpy(), values["logits"])
+        if sum(c.codes for c in checks if c.operator in EXACT) >= ENOUGH_CODES:
             break
-    warnings = [saturation_warning()]
-    if differing_sessions:
-        warnings.append("the runtime's default optimisations give other logits than the certified graph")
+    expected, found = torch.cat(torch_logits), torch.cat(runtime_logits)
+    warnings = [saturation_warning(), _not_checked(fused)]
+    if not same_logits:
+        warnings.append("a session that fuses the graph itself gives other logits than the graph that was certified")
     return Certificate(
-        checks=tuple(totals.values()),
+        checks=tuple(checks),
         convolutions=sum(node.op_type == "Conv" for node in exported.graph.node),
         integer_convolutions=sum(node.op_type == "QLinearConv" for node in fused.graph.node),
-        top1_agreement=agree / seen,
-        sqnr=sqnr(torch.cat(torch_logits), torch.cat(runtime_logits)),
+        top1_agreement=float((expected.argmax(1) == found.argmax(1)).double().mean()),
+        sqnr=sqnr(expected, found),
         warnings=tuple(w for w in warnings if w),
     )
 
@@ -170,11 +179,11 @@ def fuse(model: "onnx.ModelProto") -> "onnx.ModelProto":
         try:
             runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise DeploymentError(f"onnxruntime cannot load the model: {str(error).splitlines()[0]}") from error
+            raise DeploymentError(f"onnxruntime cannot load the model: {first_line(error)}") from error
         return onnx.load(str(path))
 
 
-class _exposed:
+class _Exposed:
     """The fused graph, run as it is, giving every tensor that an integer operation reads or writes."""
 
     def __init__(self, fused: "onnx.ModelProto", nodes: Iterable[Node]) -> None:
@@ -194,19 +203,21 @@ class _exposed:
             model.SerializeToString(), session_options(runtime, optimize=False), providers=["CPUExecutionProvider"]
         )
 
-    def run(self, pixels: NDArray[np.float32]) -> list[Any]:
-        values: list[Any] = self.session.run(self.names, {"images": pixels})
-        return values
+    def run(self, pixels: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """The tensors by name."""
+        return dict(zip(self.names, self.session.run(self.names, {"images": pixels}), strict=True))
 
 
-def _add(totals: dict[str, LayerCheck], node: Node, codes: int, differences: int, worst: int) -> None:
-    before = totals.get(node.output, LayerCheck(node.output, node.operator, 0, 0, 0))
-    totals[node.output] = LayerCheck(
-        node.output, node.operator, before.codes + codes, before.differences + differences, max(before.worst, worst)
-    )
+def _not_checked(fused: "onnx.ModelProto") -> str | None:
+    others = {node.op_type for node in fused.graph.node if node.op_type.startswith("QLinear")} - EXACT - NEAR
+    return f"executed in integers, but not held to the reference: {', '.join(sorted(others))}" if others else None
 
 
-def _endless(images: ImageSource) -> Iterable[torch.Tensor]:
+def _endless(images: ImageSource) -> Iterator[Tensor]:
     while True:
+        seen = 0
         for batch in images.batches(_BATCH):
+            seen += len(batch.images)
             yield batch.images
+        if seen == 0:
+            raise DataError("no images to certify with: the image source gives none")

@@ -1,5 +1,6 @@
 """A compressed model as an ONNX file that integer runtimes execute: QuantizeLinear, Clip, DequantizeLinear."""
 
+import copy
 import json
 import logging
 import os
@@ -48,9 +49,12 @@ def to_onnx(model: CompressedModel | Teacher) -> "onnx.ModelProto":
     """The model that `export_onnx` writes."""
     try:
         import onnx
+        import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigurationError('ONNX export needs the extra "deploy": pip install "dfqlab[deploy]"') from error
     network = model.graph if isinstance(model, CompressedModel) else model.module
+    if model.device.type != "cpu":
+        network = copy.deepcopy(network).cpu()
     wrapped = _FromPixels(model.input, network).eval()
     example = torch.full((2, *model.input.size), 0.5)
     try:
@@ -67,10 +71,13 @@ def to_onnx(model: CompressedModel | Teacher) -> "onnx.ModelProto":
                 custom_translation_table=_translations(),
             )
     except Exception as error:
-        raise DeploymentError(f"torch cannot export this network to ONNX: {str(error).splitlines()[0]}") from error
+        raise DeploymentError(f"torch cannot export this network to ONNX: {first_line(error)}") from error
     assert program is not None
+    assert program.exported_program is not None
+    _refuse_divisors(program.exported_program)
     proto: onnx.ModelProto = program.model_proto
     _tidy(proto)
+    _count_no_pads_where_none_are(proto)
     _describe(proto, model)
     onnx.checker.check_model(proto, full_check=True)
     return proto
@@ -123,6 +130,26 @@ def _translations() -> dict[Any, Any]:
     }
 
 
+def _refuse_divisors(program: torch.export.ExportedProgram) -> None:
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.avg_pool2d.default):
+        if len(node.args) > 6 and node.args[6] is not None:
+            raise DeploymentError(
+                f"an average pooling has divisor_override={node.args[6]}, which ONNX has no word for and the exporter "
+                "drops; pool without it and multiply"
+            )
+
+
+def _count_no_pads_where_none_are(proto: "onnx.ModelProto") -> None:
+    """Without pads both settings of `count_include_pad` mean the same, yet not to onnxruntime's integer kernel: with
+    `ceil_mode` it then counts what the last window reaches beyond the image."""
+    for node in proto.graph.node:
+        if node.op_type != "AveragePool":
+            continue
+        attributes = {a.name: a for a in node.attribute}
+        if not ("pads" in attributes and any(attributes["pads"].ints)) and "count_include_pad" in attributes:
+            attributes["count_include_pad"].i = 0
+
+
 def _tidy(proto: "onnx.ModelProto") -> None:
     """Drop what the exporter notes for its own debugging: source lines and stack traces of the exporting machine."""
     del proto.metadata_props[:]
@@ -155,6 +182,11 @@ def _describe(proto: "onnx.ModelProto", model: CompressedModel | Teacher) -> Non
         facts |= {"spec": model.spec.as_dict(), "provenance": dict(model.provenance)}
     entry = proto.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, json.dumps(facts, sort_keys=True)
+
+
+def first_line(error: Exception) -> str:
+    """What an error of somebody else's says first."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 @contextmanager

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 EXACT = {"QLinearConv", "QGemm"}
 NEAR = {"QLinearAdd", "QLinearGlobalAveragePool", "QLinearAveragePool", "QLinearConcat"}
+_OUTPUT_SCALE = {"QLinearAdd": 6, "QLinearGlobalAveragePool": 3, "QLinearAveragePool": 3, "QLinearConcat": 0}
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,17 @@ class Node:
     def tensors(self) -> tuple[str, ...]:
         """Names of what it reads and writes at run time."""
         return (*(i for i in self.inputs if isinstance(i, str)), self.output)
+
+    @property
+    def weight(self) -> Any:
+        """Of a convolution or a linear layer: the codes (out, ...)."""
+        weight = self.inputs[3]
+        return weight.T if self.operator == "QGemm" and not self.attributes.get("transB", 0) else weight
+
+    @property
+    def output_scale(self) -> float:
+        """Of any other operation: the scale of its output."""
+        return float(self.inputs[_OUTPUT_SCALE[self.operator]])
 
     def optional(self, index: int) -> Any:
         """An input that may be missing."""
@@ -76,12 +88,11 @@ def _conv(node: Node, values: dict[str, Any]) -> Any:
 
 
 def _gemm(node: Node, values: dict[str, Any]) -> Any:
-    a, a_scale, a_zero, b, b_scale, b_zero = (_value(i, values) for i in node.inputs[:6])
+    a, a_scale, a_zero, _, b_scale, b_zero = (_value(i, values) for i in node.inputs[:6])
     if node.attributes.get("transA", 0) or node.attributes.get("alpha", 1.0) != 1.0:
         raise DeploymentError(f"QGemm {node.output}: transA and alpha are not expected of an exported linear layer")
-    weight = b if node.attributes.get("transB", 0) else b.T
     accumulator = reference.gemm_accumulator(
-        a, Affine(a_scale, a_zero), weight, Affine(b_scale, b_zero), node.optional(6)
+        a, Affine(a_scale, a_zero), node.weight, Affine(b_scale, b_zero), node.optional(6)
     )
     y_scale = node.optional(7)
     if y_scale is None:
@@ -104,6 +115,7 @@ def _pool(node: Node, values: dict[str, Any]) -> Any:
             as_pair(node.attributes["kernel_shape"]),
             as_pair(node.attributes.get("strides", (1, 1))),
             tuple(node.attributes.get("pads", (0, 0, 0, 0))),
+            ceil=bool(node.attributes.get("ceil_mode", 0)),
         )
     count_pads = bool(node.attributes.get("count_include_pad", 0))
     return reference.average_pool(x, Affine(x_scale, x_zero), Affine(y_scale, y_zero), window, count_pads)

@@ -27,12 +27,16 @@ class Affine:
 
 @dataclass(frozen=True)
 class Window:
-    """Where a convolution or a pooling looks; pairs are (height, width), pads (top, left, bottom, right)."""
+    """Where a convolution or a pooling looks; pairs are (height, width), pads (top, left, bottom, right).
+
+    With `ceil`, a last window that reaches over the bottom or right edge counts too, if it starts inside.
+    """
 
     kernel: tuple[int, int]
     strides: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilations: tuple[int, int] = (1, 1)
+    ceil: bool = False
 
 
 def conv(
@@ -101,20 +105,22 @@ def change_grid(codes: Codes, grid: Affine, new: Affine) -> Codes:
 
 
 def average_pool(x: Codes, x_grid: Affine, y_grid: Affine, window: Window | None, count_pads: bool = False) -> Codes:
-    """The mean of each window, or of the whole plane where there is none, through float64."""
+    """The mean of each window, or of the whole plane where there is none, through float64.
+
+    Pads are zeros, and count as elements only with `count_pads`; what lies beyond them never counts.
+    """
     reals = dequantize(x, x_grid)
     if window is None:
         return quantize(reals.mean((2, 3), keepdims=True), y_grid)
-    sums = _windows(reals, window, 0.0).sum((-2, -1))
-    ones = np.ones((1, 1, *x.shape[2:]))
-    counts = np.prod(window.kernel) if count_pads else _windows(ones, window, 0.0).sum((-2, -1))
+    sums = _windows(reals, window).sum((-2, -1))
+    counts = _windows(np.ones((1, 1, *x.shape[2:])), window, fill=float(count_pads)).sum((-2, -1))
     return quantize(sums / counts, y_grid)
 
 
 def _accumulate(
     x: Codes, x_grid: Affine, weight: NDArray[np.int8], weight_grid: Affine, window: Window, groups: int
 ) -> NDArray[np.int64]:
-    left = _windows(x.astype(np.float64) - int(x_grid.zero_point), window, 0.0)
+    left = _windows(x.astype(np.float64) - int(x_grid.zero_point), window)
     n, _, height, width = left.shape[:4]
     right = weight.astype(np.float64) - weight_grid.zero_point.reshape(-1, 1, 1, 1)
     out = len(weight) // groups
@@ -125,14 +131,24 @@ def _accumulate(
     return product.transpose(1, 0, 4, 2, 3).reshape(n, groups * out, height, width).astype(np.int64)
 
 
-def _windows(x: NDArray[np.float64], window: Window, fill: float) -> NDArray[np.float64]:
-    """(n, c, h, w) to (n, c, h', w', kh, kw)."""
+def _windows(x: NDArray[np.float64], window: Window, fill: float = 0.0) -> NDArray[np.float64]:
+    """(n, c, h, w) to (n, c, h', w', kh, kw); pads are filled, what a last window reaches beyond them is 0."""
     top, left, bottom, right = window.pads
     padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
     reach = tuple((k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True))
+    if window.ceil:
+        ends = tuple(size + before for size, before in zip(x.shape[2:], (top, left), strict=True))
+        beyond = [_beyond(*axis) for axis in zip(padded.shape[2:], reach, window.strides, ends, strict=True)]
+        padded = np.pad(padded, ((0, 0), (0, 0), *((0, n) for n in beyond)))
     views = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=(2, 3))
     (sy, sx), (dy, dx) = window.strides, window.dilations
     return views[:, :, ::sy, ::sx, ::dy, ::dx]
+
+
+def _beyond(size: int, reach: int, stride: int, end: int) -> int:
+    """How far the last window of an axis reaches over it, if it starts before `end`."""
+    steps = -(-(size - reach) // stride)
+    return max(0, steps * stride + reach - size) if steps * stride < end else 0
 
 
 def as_pair(values: Sequence[int]) -> tuple[int, int]:

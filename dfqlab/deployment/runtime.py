@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dfqlab.compression.model import CompressedModel
-from dfqlab.deployment.export import to_onnx
-from dfqlab.errors import ConfigurationError, DeploymentError
+from dfqlab.deployment.export import first_line, to_onnx
+from dfqlab.errors import ConfigurationError, DataError, DeploymentError
 from dfqlab.teachers import Teacher
 
 if TYPE_CHECKING:
@@ -27,28 +27,66 @@ class OnnxModel:
     Attributes:
         session: the runtime's session.
         name: what messages call it.
+
+    Raises:
+        DeploymentError: no such file, no ONNX model, or one with other inputs and outputs than `export_onnx` writes.
+        ConfigurationError: the extra "deploy" is not installed.
     """
 
     def __init__(self, model: "str | os.PathLike[str] | onnx.ModelProto", *, threads: int | None = None) -> None:
         runtime = load_runtime()
-        content = str(model) if isinstance(model, (str, os.PathLike)) else model.SerializeToString()
-        self.name = Path(model).name if isinstance(model, (str, os.PathLike)) else "model"
+        if isinstance(model, (str, os.PathLike)):
+            self.name = str(model)
+            if not Path(model).is_file():
+                raise DeploymentError(f"no such file: {model}")
+            content: Any = str(model)
+        else:
+            self.name = "the model"
+            content = model.SerializeToString()
         try:
             self.session = runtime.InferenceSession(
                 content, session_options(runtime, threads=threads), providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            raise DeploymentError(f"onnxruntime cannot load {self.name}: {str(error).splitlines()[0]}") from error
+            raise DeploymentError(f"onnxruntime cannot load {self.name}: {first_line(error)}") from error
+        found = [[value.name for value in values] for values in (self.session.get_inputs(), self.session.get_outputs())]
+        if found != [["images"], ["logits"]]:
+            raise DeploymentError(
+                f"{self.name} maps {', '.join(found[0])} to {', '.join(found[1])}; expected a classifier that dfqlab "
+                "exported, which maps images to logits"
+            )
 
     @classmethod
     def of(cls, model: CompressedModel | Teacher, *, threads: int | None = None) -> "OnnxModel":
-        """Export in memory and load."""
+        """Export in memory and load.
+
+        Raises:
+            DeploymentError: an operation that ONNX export does not know.
+        """
         return cls(to_onnx(model), threads=threads)
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
-        """Logits of images in pixel units (0..1)."""
-        (logits,) = self.session.run(["logits"], {"images": np.ascontiguousarray(images.numpy(), dtype=np.float32)})
+        """Logits of images in pixel units (0..1), on the CPU whatever device the images are on.
+
+        Raises:
+            DataError: images of another size.
+            DeploymentError: the runtime fails.
+        """
+        if images.dim() != 4 or tuple(images.shape[1:]) != self.size:
+            raise DataError(
+                f"{self.name} takes images (n, {', '.join(map(str, self.size))}), got {tuple(images.shape)}"
+            )
+        pixels = np.ascontiguousarray(images.detach().cpu().numpy(), dtype=np.float32)
+        try:
+            (logits,) = self.session.run(["logits"], {"images": pixels})
+        except Exception as error:
+            raise DeploymentError(f"onnxruntime cannot run {self.name}: {first_line(error)}") from error
         return torch.from_numpy(logits)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """(channels, height, width) of the images that it takes."""
+        return tuple(self.session.get_inputs()[0].shape[1:])
 
 
 def load_runtime() -> Any:

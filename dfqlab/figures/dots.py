@@ -1,5 +1,6 @@
 """Dots with their intervals: what each source of calibration images gives."""
 
+import textwrap
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
@@ -68,7 +69,7 @@ def accuracy_by_source(
     room = 0.06 * max(2.0, max(everything) - min(everything))
     axes.set_xlim(min(everything) - room, max(everything) + room)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], prune=None))
-    axes.set_xlabel(f"{printable(measure, 70)} (%), with its 95 % interval")
+    axes.set_xlabel("\n".join(textwrap.wrap(f"{printable(measure, 80)} (%)", 54)))
     settle(figure)
     return figure
 

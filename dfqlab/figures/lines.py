@@ -39,7 +39,7 @@ def loss_curve(
     _require(values, len(steps), "steps")
     name, first = next(iter(values.items()))
     if title is None:
-        title = f"The {name} goes from {_short(first[0])} to {_short(first[-1])} by step {steps[-1]:,}"
+        title = f"The {name} goes from {first[0]:.3g} to {first[-1]:.3g} by step {steps[-1]:,}"
     figure, axes = canvas(3.4)
     set_title(figure, title)
     color = INK if source is None else color_of(source)
@@ -63,14 +63,14 @@ def batch_norm_view(
     Args:
         layers: module paths in forward order; at most eight of them are written out.
         distances: in units of the remembered standard deviation, one for each layer, by source.
-        title: a sentence that says what to see; tells the nearest and the furthest source if None.
+        title: a sentence that says what to see; tells the medians of the sources if None (of many, the extremes).
 
     Raises:
         DataError: no layers, no sources, or not a distance for each layer.
     """
     _require(distances, len(layers), "layers")
     figure, axes = canvas(4.4)
-    set_title(figure, title or _nearest_and_furthest(distances))
+    set_title(figure, title or _median_layer(distances))
     positions = range(len(layers))
     for source, line in distances.items():
         color, marker = color_of(source), "o" if len(layers) <= 24 else ""
@@ -95,7 +95,7 @@ def _require(lines: Mapping[str, Sequence[float]], length: int, of: str) -> None
             raise DataError(f"{name!r} has {len(line)} values for {length} {of}")
 
 
-def _nearest_and_furthest(distances: Mapping[str, Sequence[float]]) -> str:
+def _median_layer(distances: Mapping[str, Sequence[float]]) -> str:
     medians = {
         source: statistics.median(finite)
         for source, line in distances.items()
@@ -103,9 +103,10 @@ def _nearest_and_furthest(distances: Mapping[str, Sequence[float]]) -> str:
     }
     if not medians:
         return "No source gave BatchNorm layers finite values"
-    nearest, furthest = min(medians, key=medians.__getitem__), max(medians, key=medians.__getitem__)
-    sentence = f"In the median layer, {nearest} is {_short(medians[nearest])} std from what is remembered"
-    return sentence if nearest == furthest else f"{sentence}, {furthest} {_short(medians[furthest])}"
+    order = sorted(medians, key=medians.__getitem__)
+    told = order if len(order) <= 4 else [order[0], order[-1]]
+    others = "".join(f", {source} {_short(medians[source])}" for source in told[1:])
+    return f"In the median layer, {told[0]} is {_short(medians[told[0]])}{others} std from what is remembered"
 
 
 def _finite(line: Sequence[float]) -> list[float]:
@@ -192,4 +193,4 @@ def _tail(name: str) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else str(value)
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"

@@ -59,7 +59,7 @@ def invert(
         TeacherError: no teacher, teachers of different sizes, or one without BatchNorm.
     """
     _check(teachers, count, steps)
-    plan = plan_for(teachers, count=count, steps=steps)
+    plan = plan_for(teachers, steps=steps)
     observed = [ObservedTeacher(teacher, objective.per) for teacher in teachers]
     prepared = [objective.prepare(teacher, seed=seed) for teacher in teachers]
     loss_of = _compiled(plan, _Loss(observed, prepared))
@@ -72,9 +72,10 @@ def invert(
         try:
             for step in range(steps):
                 values = run.step(loss_of)
-                on_step(Step("synthesize", k * steps + step + 1, batches * steps, values, run.images))
+                note = plan.sentence if k == step == 0 else ""
+                on_step(Step("synthesize", k * steps + step + 1, batches * steps, values, note, run.images))
         except Cancelled:
-            partial = True
+            partial = (k + 1, step + 1) != (batches, steps)
         done.append(run.images())
         if partial:
             break

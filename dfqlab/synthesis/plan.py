@@ -22,7 +22,7 @@ class Plan:
     """How a job is executed. The same plan, seed and machine give the same bytes.
 
     Attributes:
-        batch_size: images optimised together.
+        batch_size: images optimised together, the last batch may be smaller.
         dtype: of the arithmetic.
         compiled: whether torch.compile is used.
         torch: its version; another one may give other bytes.
@@ -46,14 +46,13 @@ class Plan:
         return f"batches of {self.batch_size}, {self.dtype}, {how}, torch {self.torch}"
 
 
-def plan_for(teachers: Sequence[Teacher], *, count: int, steps: int) -> Plan:
-    """The plan of an inversion: a function of the teachers and the job's size, never of free memory or load."""
+def plan_for(teachers: Sequence[Teacher], *, steps: int) -> Plan:
+    """The plan of an inversion: a function of teachers and steps, never of free memory or load, nor of how many images."""
     weights = sum(p.numel() for teacher in teachers for p in teacher.module.parameters())
     pixels = math.prod(teachers[0].input.size[1:])
-    batches = -(-count // BATCH_SIZE)
-    worth_it = weights * pixels * steps * batches > _WORTH_COMPILING  # a proxy for arithmetic
+    worth_it = weights * pixels * steps > _WORTH_COMPILING  # a proxy for arithmetic
     missing = missing_for_compile() if worth_it else ""
-    return Plan(min(count, BATCH_SIZE), "float32", worth_it and not missing, torch.__version__, missing)
+    return Plan(BATCH_SIZE, "float32", worth_it and not missing, torch.__version__, missing)
 
 
 def generator_for(seed: int, index: int) -> torch.Generator:

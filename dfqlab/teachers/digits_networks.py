@@ -108,5 +108,5 @@ def vgg(width: int = 4) -> nn.Sequential:
 DIGITS_NETWORKS: dict[str, Callable[[], nn.Module]] = {"resnet": resnet, "mobilenet": mobilenet, "vgg": vgg}
 
 DIGITS_SEEDS = {"resnet": 2, "mobilenet": 6, "vgg": 0}
-"""The seeds of the shipped weights. The mobilenet's is one of eight that were tried: at 4 bits it shows well what ranges
-do that were calibrated on noise. Other seeds lose less, or more."""
+"""The seeds of the shipped weights. The resnet's is one of three that were tried and the mobilenet's one of eight: they
+show well what ranges do that were calibrated on noise. Other seeds lose less, or more."""

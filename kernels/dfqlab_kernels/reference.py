@@ -107,11 +107,16 @@ def channel_stats(
     x = x.to(_accumulation_dtype(x))
     if not reduced:  # (n, c) per sample: one element, its own mean
         return x.clone(), torch.zeros_like(x)
-    # Two vectorised passes: torch.var_mean is several times slower on a CPU, and E[x^2] - E[x]^2 cancels. The mean is
-    # detached inside the variance, where its gradient, a sum of deviations, is zero.
-    mean = x.mean(reduced, keepdim=True)
-    var = (x - mean.detach()).square().sum(reduced) / (count - correction)
-    return mean.reshape(var.shape), var
+    # Vectorised passes: torch.var_mean is several times slower on a CPU, and E[x^2] - E[x]^2 cancels. What rounding
+    # left in the mean is measured and taken out, so that a constant channel has variance 0 exactly. It is detached in
+    # the variance, as the mean is, where its gradient, a sum of deviations, is zero.
+    rough = x.mean(reduced, keepdim=True)
+    deviation = x - rough.detach()
+    rest = deviation.detach().mean(reduced, keepdim=True)
+    squares = deviation.square().sum(reduced)
+    mean = (rough + rest).reshape(squares.shape)
+    var = (squares - count * rest.reshape(squares.shape).square()).clamp(min=0) / (count - correction)
+    return mean, var
 
 
 def _accumulation_dtype(x: Tensor) -> torch.dtype:

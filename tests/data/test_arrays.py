@@ -21,7 +21,7 @@ def written(path: Path, **arrays: object) -> Path:
 def test_height_width_channels_become_channels_height_width(tmp_path: Path) -> None:
     colours = np.random.default_rng(0).integers(0, 256, (4, 2, 3, 3), dtype=np.uint8)
     data = read_npz(written(tmp_path / "some.npz", images=colours, labels=LABELS.astype(np.uint8)))
-    assert data.name == "some.npz"
+    assert data.name == "images of some.npz"
     assert data.size == (3, 2, 3)
     assert isinstance(data.pixels, torch.Tensor)
     assert int(data.pixels[3, 2, 1, 0]) == colours[3, 1, 0, 2]

@@ -71,7 +71,7 @@ def test_it_reads_what_torchvision_reads(folder: Path, split: str, monkeypatch: 
     assert np.array_equal(data.pixels.permute(0, 2, 3, 1), expected.data)
     assert data.labels.tolist() == expected.targets
     assert data.classes == tuple(expected.classes)
-    assert data.name == f"CIFAR-10 {split}"
+    assert data.name == f"CIFAR-10 {split} images"
 
 
 def test_the_inner_folder_may_be_named_too(folder: Path) -> None:

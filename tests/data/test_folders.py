@@ -32,7 +32,7 @@ def test_classes_are_the_sorted_subfolders_and_files_come_in_order(tmp_path: Pat
     data = load_data(tmp_path, size=(3, 4, 4))
     assert data.classes == ("ant", "bee", "zebra")
     assert data.labels.tolist() == [0, 0, 0, 1, 2]
-    assert data.name == tmp_path.name
+    assert data.name == f"images of {tmp_path.name}"
 
 
 def test_an_image_of_the_size_is_not_touched(tmp_path: Path) -> None:

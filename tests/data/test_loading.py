@@ -24,7 +24,7 @@ def test_images_of_another_size_than_wanted_are_refused(npz: Path) -> None:
     assert load_data(npz, size=(3, 4, 5)).size == (3, 4, 5)
     with pytest.raises(DataError, match=r"size \(3, 4, 5\), not \(3, 5, 4\); only image folders are resized"):
         load_data(npz, size=(3, 5, 4))
-    with pytest.raises(DataError, match=r"digits test holds images of size \(1, 16, 16\)"):
+    with pytest.raises(DataError, match=r"held-out digits holds images of size \(1, 16, 16\)"):
         load_data("digits", size=(3, 32, 32))
 
 

@@ -39,6 +39,15 @@ def test_without_a_teacher_there_is_no_dashed_line() -> None:
     assert axes.get_xlabel().startswith("agreement with the teacher (%)")
 
 
+def test_what_is_measured_fits_under_the_axis() -> None:
+    rows = {"a source with a rather long name": Interval(0.9, 0.8, 1.0)}
+    figure = accuracy_by_source(rows, measure="agreement with the teacher on 10,000 synthetic images of mixmix")
+    label = figure.axes[0].xaxis.label.get_window_extent()
+    assert label.x0 > 0
+    assert label.x1 < figure.bbox.x1
+    assert label.y0 > 0
+
+
 def test_everything_is_inside_the_axis_even_where_all_shares_are_one() -> None:
     for rows, teacher in ((ROWS, TEACHER), ({"zeroq": Interval(1.0, 1.0, 1.0)}, Interval(1.0, 1.0, 1.0))):
         low, high = accuracy_by_source(rows, teacher).axes[0].get_xlim()

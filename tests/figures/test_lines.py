@@ -89,7 +89,10 @@ def test_a_value_that_is_not_finite_is_a_gap() -> None:
 def test_the_title_tells_what_the_lines_show() -> None:
     distances = {"noise": (1.0, 2.0, 9.0), "zeroq": (0.1, 0.3, 0.2), "real": (0.5, 0.5, 0.5)}
     title = batch_norm_view(["a", "b", "c"], distances).get_suptitle().replace("\n", " ")
-    assert title == "In the median layer, zeroq is 0.2 std from what is remembered, noise 2"
+    assert title == "In the median layer, zeroq is 0.2, real 0.5, noise 2 std from what is remembered"
+    many = {f"source {i}": (1.0 + i,) for i in range(9)}
+    title = batch_norm_view(["a"], many).get_suptitle().replace("\n", " ")
+    assert title == "In the median layer, source 0 is 1, source 8 9 std from what is remembered"
     assert loss_curve([1, 500], {"loss": [3.0, 0.25]}).get_suptitle() == "The loss goes from 3 to 0.25 by step 500"
 
 

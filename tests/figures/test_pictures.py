@@ -40,6 +40,15 @@ def test_one_pixel_becomes_one_square(size: int) -> None:
     assert count == (bottom - top) ** 2
 
 
+def test_a_square_stays_one_at_twice_the_resolution() -> None:
+    image = torch.zeros(1, 3, 4, 4)
+    image[0, :, 1, 2] = torch.tensor(RED) / 255
+    figure, larger = image_grid(image, [""], title="one pixel"), io.BytesIO()
+    count = _where(_pixels(figure), RED)[4]
+    figure.savefig(larger, dpi=2 * figure.dpi)
+    assert _where(np.array(Image.open(larger).convert("RGB")), RED)[4] == 4 * count
+
+
 def test_the_longer_side_decides_and_the_page_keeps_its_width() -> None:
     for height, width in ((4, 20), (20, 4), (300, 200), (1, 1)):
         pixels = _pixels(image_grid(torch.rand(7, 3, height, width), ["a"] * 7, title="sizes"))

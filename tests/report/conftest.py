@@ -41,7 +41,9 @@ def content() -> RunReport:
         teacher_accuracy=Interval(0.987, 0.974, 0.993),
         rows=(
             SourceRow("noise", "noise", Interval(0.912, 0.887, 0.932), Interval(0.918, 0.893, 0.937), 11.2),
-            SourceRow("clipped noise", "clipped noise", Interval(0.871, 0.841, 0.895), Interval(0.876, 0.848, 0.9), 9.8),
+            SourceRow(
+                "clipped noise", "clipped noise", Interval(0.871, 0.841, 0.895), Interval(0.876, 0.848, 0.9), 9.8
+            ),
             SourceRow("zeroq", "synthetic", Interval(0.968, 0.951, 0.979), Interval(0.978, 0.97, 0.984), 17.9),
             SourceRow("digits", "real", Interval(0.977, 0.961, 0.986), Interval(0.985, 0.971, 0.992), 19.3),
         ),
@@ -51,7 +53,10 @@ def content() -> RunReport:
         certificate=CertificateSummary(
             holds=True,
             sentence="Holds: 1,204,225 codes, 0 differ.",
-            checks=(*(LayerCheck(name, "QLinearConv", 401_408, 0, 0) for name in LAYERS), LayerCheck("add", "QLinearAdd", 98_304, 7, 1)),
+            checks=(
+                *(LayerCheck(name, "QLinearConv", 401_408, 0, 0) for name in LAYERS),
+                LayerCheck("add", "QLinearAdd", 98_304, 7, 1),
+            ),
             codes=1_204_225,
             differences=0,
             near_codes=98_304,
@@ -63,17 +68,34 @@ def content() -> RunReport:
             warnings=("This CPU may saturate.",),
         ),
         images=ImagesMade(
-            "zeroq", 128, 5, 503, 21.34, False, "batch 128, float32, eager", 3.21, 0.0421, ((1, 3.21), (2, 1.5), (503, 0.0421))
+            "zeroq",
+            128,
+            5,
+            503,
+            21.34,
+            False,
+            "batch 128, float32, eager",
+            3.21,
+            0.0421,
+            ((1, 3.21), (2, 1.5), (503, 0.0421)),
         ),
         pictures=Pictures(
             images,
             tuple(f"teacher: {i}" for i in range(6)),
             tuple((step, images[:2] * scale) for step, scale in ((0, 0.2), (100, 0.6), (503, 1.0))),
             LAYERS,
-            {"noise": (3.0, 4.0, 5.0), "clipped noise": (1.0, 2.0, 3.0), "zeroq": (0.1, 0.2, 0.3), "digits": (0.2, math.nan, 0.1)},
+            {
+                "noise": (3.0, 4.0, 5.0),
+                "clipped noise": (1.0, 2.0, 3.0),
+                "zeroq": (0.1, 0.2, 0.3),
+                "digits": (0.2, math.nan, 0.1),
+            },
         ),
-        placement=(PlacementRow("input", "input", "8", "uint8, affine"), PlacementRow("stem.0", "conv2d", "4 / 3", "uint8, affine")),
+        placement=(
+            PlacementRow("input", "input", "8", "uint8, affine"),
+            PlacementRow("stem.0", "conv2d", "4 / 3", "uint8, affine"),
+        ),
         command="dfqlab quantize --teacher digits/mobilenet --weights 4 --activations 3 --seed 5",
         versions={"dfqlab": "0.1.0", "torch": "2.15.0"},
         warnings=("The job ran uncompiled.",),
-    )  # fmt: skip
+    )

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from dfqlab.deployment import Certificate
 from dfqlab.measures import Interval
 from dfqlab.report import CertificateSummary, RunReport, Sizes, SourceRow
 from dfqlab.report.content import Latency
@@ -79,4 +80,8 @@ def test_a_row_tells_its_kind() -> None:
 
 
 def test_a_summary_is_read_off_a_certificate(content: RunReport) -> None:
-    assert CertificateSummary.of(content.certificate) == content.certificate
+    summary = content.certificate
+    certificate = Certificate(summary.checks, 3, 2, 0.9981, 52.3, ("This CPU may saturate.",))
+    assert CertificateSummary.of(certificate) == replace(
+        summary, holds=False, sentence=certificate.sentence, codes=1_204_224, integer_convolutions=2
+    )

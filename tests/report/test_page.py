@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dfqlab.errors import DataError, OutputError
-from dfqlab.report import RunReport, write_report
+from dfqlab.report import Pictures, RunReport, write_report
 from dfqlab.report.page import render
 from dfqlab.report.record import record
 
@@ -99,30 +99,14 @@ def test_the_page_holds_the_numbers_of_the_record(content: RunReport, page: Page
     expected += [f"{row['sqnr']:.1f} dB" for row in numbers["rows"]]
     expected += ["143.2 kB", "46.2 kB", "23.9 kB", "0.214 ms", "0.074 ms", "2.91 times", "2.71 to 3.08", "201 pairs"]
     expected += ["batches of 2 and 3 threads", "34,122 parameters", "1×16×17", "11 classes", "4-bit weights"]
-    expected += [
-        "3-bit activations",
-        "128 images with seed 5, 503 steps in 21.3 s",
-        "3.21 to 0.0421",
-        "99.8 %",
-        "52.3 dB",
-    ]
-    expected += ["0 of 1,204,225 codes differ", "7 of 98,304", "Integer convolutions: 3 of 3"]
-    expected += [
-        f"{c['name']} {c['operator']} {c['codes']:,} {c['differences']} {c['worst']}"
-        for c in numbers["certificate"]["checks"]
-    ]
-    expected += [" ".join(line.values()) for line in numbers["placement"]]
-    expected += [
-        numbers["fingerprint"],
-        numbers["command"],
-        "batch 128, float32, eager",
-        "torch 2.15.0",
-        "calibration: mse",
-    ]
-    expected += ["rounding: nearest", *numbers["warnings"], *numbers["certificate"]["warnings"]]
-    text = re.sub(r"\s+", " ", " ".join(page.words)).replace(" ]", "]")
-    missing = [e for e in expected if _spaceless(e) not in _spaceless(text)]
-    assert missing == []
+    expected += ["3-bit activations", "128 images with seed 5, 503 steps in 21.3 s", "3.21 to 0.0421", "99.8 %"]
+    expected += ["52.3 dB", "0 of 1,204,225 codes differ", "7 of 98,304", "Integer convolutions: 3 of 3"]
+    for check in numbers["certificate"]["checks"]:
+        expected.append("".join(f"{cell:,}" if isinstance(cell, int) else cell for cell in check.values()))
+    expected += ["".join(line.values()) for line in numbers["placement"]]
+    expected += [numbers["fingerprint"], numbers["command"], "batch 128, float32, eager", "torch 2.15.0"]
+    expected += ["calibration: mse", "rounding: nearest", *numbers["warnings"], *numbers["certificate"]["warnings"]]
+    assert [number for number in expected if _spaceless(number) not in _spaceless(page.text)] == []
 
 
 def _spaceless(text: str) -> str:
@@ -172,17 +156,11 @@ def test_what_is_missing_is_not_pretended(content: RunReport) -> None:
     assert "this is agreement with the teacher, not accuracy" in page.text
     assert "One machine." not in page.text
     assert "96.8" not in page.text
-    assert [
-        alt
-        for alt in (img["alt"] for img in page.all("img"))
-        if str(alt).startswith("agreement with the teacher on 599 synthetic")
-    ]
+    assert "agreement with the teacher on 599 synthetic images" in " ".join(str(img["alt"]) for img in page.all("img"))
 
 
 def test_without_pictures_there_is_still_a_page(content: RunReport) -> None:
-    pictures = replace(
-        content.pictures, images=torch.zeros(0, 1, 8, 8), captions=(), snapshots=(), bn_layers=(), bn_distances={}
-    )
+    pictures = Pictures(torch.zeros(0, 1, 8, 8), (), (), (), {})
     images = replace(content.images, first_loss=None, last_loss=None, loss_curve=())
     page = Page(render(replace(content, pictures=pictures, images=images, rows=(), placement=())))
     assert page.all("img") == []

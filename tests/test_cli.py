@@ -1,0 +1,214 @@
+"""The command line as a user meets it: results, refusals, exit codes, a stop that keeps what there is."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import dfqlab
+from dfqlab.cli import main
+from dfqlab.images import SyntheticSet
+
+BRIEF = ["quantize", "--teacher", "digits/vgg", "--count", "8", "--steps", "3"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A brief run of the main job."""
+    out = tmp_path_factory.mktemp("runs") / "vgg"
+    assert main([*BRIEF, "--out", str(out)]) == 0
+    return out
+
+
+def test_quantize_leaves_images_model_onnx_and_report(finished: Path) -> None:
+    assert sorted(f.name for f in finished.iterdir()) == [
+        "images.safetensors", "model.onnx", "model.safetensors", "report.html", "report.json",
+    ]  # fmt: skip
+    report = json.loads((finished / "report.json").read_text())
+    assert [row["source"] for row in report["rows"]] == ["noise", "clipped noise", "zeroq", "real"]
+    assert report["certificate"]["holds"]
+    assert report["command"].startswith("dfqlab quantize --teacher digits/vgg --count 8 --steps 3")
+
+
+def test_the_reported_accuracy_is_the_one_that_evaluate_measures(finished: Path, capsys) -> None:
+    assert main(["evaluate", "--model", str(finished), "--eval", "digits"]) == 0
+    of_directory = capsys.readouterr().out
+    assert main(["evaluate", "--model", str(finished / "model.onnx"), "--eval", "digits"]) == 0
+    of_file = capsys.readouterr().out
+    report = json.loads((finished / "report.json").read_text())
+    accuracy = next(row["accuracy"]["value"] for row in report["rows"] if row["source"] == "zeroq")
+    assert f"{100 * accuracy:.1f} %" in of_directory
+    assert f"{100 * accuracy:.1f} %" in of_file
+
+
+def test_another_run_is_not_overwritten_unless_asked(finished: Path, capsys) -> None:
+    before = (finished / "report.json").read_bytes()
+    assert main([*BRIEF, "--out", str(finished)]) == 2
+    assert "another run" in capsys.readouterr().err
+    assert (finished / "report.json").read_bytes() == before
+
+
+def test_export_writes_the_same_file_again_and_refuses_to_replace_it(finished: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "again.onnx"
+    assert main(["export", "--model", str(finished), "--out", str(out)]) == 0
+    assert out.read_bytes() == (finished / "model.onnx").read_bytes()
+    assert main(["export", "--model", str(finished), "--out", str(out)]) == 2
+    assert main(["export", "--model", str(finished), "--out", str(out), "--overwrite"]) == 0
+
+
+def test_images_made_before_are_used_as_they_are(tmp_path: Path) -> None:
+    assert (
+        main(["synthesize", "--teacher", "digits/vgg", "--count", "8", "--steps", "3", "--out", str(tmp_path / "i")])
+        == 0
+    )
+    images = tmp_path / "i" / "images.safetensors"
+    assert main([*BRIEF, "--images", str(images), "--out", str(tmp_path / "m")]) == 0
+    assert (tmp_path / "m" / "images.safetensors").read_bytes() == images.read_bytes()
+
+
+def test_an_opaque_leaf_can_be_named_on_the_command_line(tmp_path: Path) -> None:
+    assert main([*BRIEF, "--leaves", '["0"]', "--out", str(tmp_path / "m")]) == 0
+    report = json.loads((tmp_path / "m" / "report.json").read_text())
+    assert report["certificate"]["convolutions"] == 4  # the first one is the leaf's, and stays float
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weights", "1"], "bits are an integer from 2 to 8"),
+        (["--activations", "9"], "bits are an integer from 2 to 8"),
+        (["--weights", "0"], "bits are an integer from 2 to 8"),
+        (["--recipe", "zerq"], "did you mean 'zeroq'?"),
+        (["--teacher", "digits/vg"], "did you mean 'vgg'?"),
+        (["--teacher", "torchvison/resnet18"], "did you mean"),
+        (["--teacher", "cifar10/resnet20"], "checkpoint=PATH"),
+        (["--eval", "nowhere.npz"], "nowhere.npz"),
+        (["--count", "0"], "count=0"),
+        (["--leaves", "[hed]"], "has no submodule 'hed'"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys
+) -> None:
+    assert main([*BRIEF, *arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("arguments", [["--weights", "4.5"], ["--calibration", "magic"], ["--unknown", "1"]])
+def test_what_no_option_takes_is_refused_by_the_parser(arguments: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*BRIEF, *arguments])
+    assert stop.value.code == 2
+    assert arguments[0].removeprefix("--") in capsys.readouterr().err
+
+
+def test_data_of_another_size_or_with_other_classes_is_refused(tmp_path: Path, capsys) -> None:
+    np.savez(tmp_path / "big.npz", images=np.zeros((4, 32, 32, 3), np.uint8), labels=np.arange(4))
+    np.savez(tmp_path / "many.npz", images=np.zeros((12, 16, 16, 1), np.uint8), labels=np.arange(12))
+    assert main([*BRIEF, "--eval", str(tmp_path / "big.npz"), "--out", str(tmp_path / "a")]) == 2
+    assert "(3, 32, 32)" in capsys.readouterr().err
+    assert main([*BRIEF, "--eval", str(tmp_path / "many.npz"), "--out", str(tmp_path / "b")]) == 2
+    assert "knows classes 0 to 9" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").write_text("in the way")
+    started = time.monotonic()
+    assert main([*BRIEF, "--steps", "100000", "--out", str(tmp_path / "file" / "out")]) == 2
+    assert "cannot write into" in capsys.readouterr().err
+    assert time.monotonic() - started < 20
+
+
+def test_the_configuration_that_is_printed_can_be_read_back(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main([*BRIEF, "--seed", "5", "--print_config"])
+    (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
+    assert main(["quantize", "--config", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "m")]) == 0
+    assert SyntheticSet.load(tmp_path / "m" / "images.safetensors").seed == 5
+
+
+def test_without_real_data_agreement_is_not_called_accuracy(tmp_path: Path, capsys) -> None:
+    checkpoint = tmp_path / "resnet18.safetensors"
+    torchvision = pytest.importorskip("torchvision", reason="needs torchvision, an extra")
+    network = torchvision.models.shufflenet_v2_x0_5(num_classes=10)
+    save_file(network.state_dict(), checkpoint)
+    arguments = ["quantize", "--teacher", "cifar10/shufflenet_v2", "--checkpoint", str(checkpoint), "--count", "4"]
+    assert main([*arguments, "--steps", "2", "--out", str(tmp_path / "m")]) == 0
+    assert "this is not accuracy" in capsys.readouterr().out
+    report = json.loads((tmp_path / "m" / "report.json").read_text())
+    assert report["teacher_accuracy"] is None
+    assert all(row["accuracy"] is None for row in report["rows"])
+
+
+def test_train_teacher_writes_weights_that_load(tmp_path: Path) -> None:
+    out = tmp_path / "vgg.safetensors"
+    assert main(["train-teacher", "--teacher", "digits/vgg", "--out", str(out)]) == 0
+    assert dfqlab.load_teacher("digits/vgg", checkpoint=out).batch_norms
+    assert all(torch.isfinite(t).all() for t in load_file(out).values())
+    assert main(["train-teacher", "--teacher", "digits/vgg", "--out", str(out)]) == 2
+    assert main(["train-teacher", "--teacher", "cifar10/resnet20", "--out", str(tmp_path / "x")]) == 2
+
+
+def test_doctor_names_what_is_installed(capsys) -> None:
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(rf"torch\s+{re.escape(metadata.version('torch'))}", said)
+    assert "onnxruntime" in said
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_ctrl_c_keeps_the_images_made_so_far(tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    command = shutil.which("dfqlab", path=str(Path(sys.executable).parent)) or "dfqlab"
+    arguments = [
+        command,
+        "quantize",
+        "--teacher",
+        "digits/vgg",
+        "--count",
+        "8",
+        "--steps",
+        "1000000",
+        "--out",
+        str(out),
+    ]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (out.exists()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        time.sleep(8)
+        process.send_signal(signal.SIGINT)
+        said, complained = process.communicate(timeout=60)
+    assert process.returncode == 130, complained
+    assert "images.safetensors" in said
+    images = SyntheticSet.load(out / "images.safetensors")
+    assert images.partial
+    assert torch.isfinite(images.images).all()
+    assert main([*BRIEF, "--images", str(out / "images.safetensors"), "--out", str(tmp_path / "m")]) == 0
+    assert "partial" in (tmp_path / "m" / "report.html").read_text()
+
+
+@pytest.mark.traces
+def test_resnet20_loses_at_most_half_a_point_at_8_bits(data_dir: Path, tmp_path: Path) -> None:
+    cifar10 = data_dir / "cifar10"
+    arguments = ["quantize", "--teacher", "cifar10/resnet20", "--checkpoint", str(cifar10 / "resnet20.safetensors")]
+    arguments += ["--weights", "8", "--activations", "8", "--eval", str(cifar10 / "test.npz")]
+    # Fewer images and steps than the default keep this short; benchmarks/ has the whole job.
+    assert main([*arguments, "--count", "16", "--steps", "60", "--out", str(tmp_path / "m")]) == 0
+    report = json.loads((tmp_path / "m" / "report.json").read_text())
+    accuracy = next(row["accuracy"]["value"] for row in report["rows"] if row["source"] == "zeroq")
+    assert report["judged_images"] == 5000
+    assert accuracy >= report["teacher_accuracy"]["value"] - 0.005
