@@ -151,7 +151,7 @@ class Latency:
     Attributes:
         float_ms, quantized_ms: medians, in milliseconds.
         ratio, ratio_low, ratio_high: float over quantized, pair by pair: median, 20 % and 80 % quantile.
-        batch, threads, runs: images in the batch, threads of the runtime, pairs measured.
+        batch, threads, runs: images in the batch, threads of the runtime (None: its own choice), pairs measured.
     """
 
     float_ms: float
@@ -160,14 +160,19 @@ class Latency:
     ratio_low: float
     ratio_high: float
     batch: int
-    threads: int
+    threads: int | None
     runs: int
 
 
-def latency(teacher: Teacher, model: CompressedModel, *, batch: int = 1, threads: int = 1, runs: int = 100) -> Latency:
-    """Time teacher and model in onnxruntime, in turn, so that a busy machine slows both."""
-    sessions = [OnnxModel.of(m, threads=threads) for m in (teacher, model)]
-    images = torch.full((batch, *teacher.input.size), 0.5)
+def latency(original: OnnxModel, quantized: OnnxModel, images: Float[Tensor, "n c h w"], *, runs: int = 100) -> Latency:
+    """Time two models in onnxruntime on one batch, in turn, so that a busy machine slows both.
+
+    Args:
+        original, quantized: made with the same number of threads.
+        images: the batch, in pixel units.
+        runs: pairs of runs, after five that do not count.
+    """
+    sessions = [original, quantized]
     for session in sessions * 5:
         session(images)
     times: list[tuple[float, float]] = []
@@ -185,8 +190,8 @@ def latency(teacher: Teacher, model: CompressedModel, *, batch: int = 1, threads
         statistics.median(ratios),
         ratios[int(0.2 * (runs - 1))],
         ratios[int(0.8 * (runs - 1))],
-        batch,
-        threads,
+        len(images),
+        quantized.threads,
         runs,
     )
 

@@ -90,36 +90,55 @@ def run(
     images.save(out / IMAGES_FILE)
     if images.partial and job.images is None:
         raise Cancelled
-    sources: dict[str, ImageSource] = {
-        "noise": Noise(teacher.input, len(images), job.seed),
-        "clipped noise": Noise(teacher.input, len(images), job.seed, clipped=True),
-        images.recipe: images,
-    }
-    if real is not None:
-        sources["real"] = real
+    sources = _sources(teacher, images, real, job.seed)
     models = {name: _quantize(job, source, on_step) for name, source in sources.items()}
     model = models[images.recipe]
     model.save(out)
-    exported = to_onnx(model)
-    write_bytes(out / ONNX_FILE, exported.SerializeToString(deterministic=True))
-    held_out = None if judge else _synthesize(job, job.seed + 1, min(job.count, _HELD_OUT), on_step)
+    exported = {name: to_onnx(model) for name, model in models.items()}
+    write_bytes(out / ONNX_FILE, exported[images.recipe].SerializeToString(deterministic=True))
+    held_out = None if judge else _held_out(job, on_step)
+    original, quantized = (OnnxModel(proto, threads=1) for proto in (to_onnx(teacher), exported[images.recipe]))
     report = RunReport(
         **_about(job),
         judged_on=f"{len(judge):,} {judge.name}" if judge else None,
-        judged_images=len(judge) if judge else _HELD_OUT,
+        judged_images=len(judge or held_out or ()),
         teacher_accuracy=evaluate(teacher, judge).accuracy_interval if judge else None,
-        rows=tuple(_judge(name, models[name], teacher, judge, held_out) for name in sources),
+        rows=tuple(_judge(name, OnnxModel(proto), teacher, judge, held_out) for name, proto in exported.items()),
         used=images.recipe,
-        sizes=Sizes(len(to_onnx(teacher).SerializeToString()), len(exported.SerializeToString()), model.packed_bytes),
-        latency=latency(teacher, model),
-        certificate=CertificateSummary.of(certify(model, images)),
+        sizes=Sizes(original.bytes, quantized.bytes, model.packed_bytes),
+        latency=latency(original, quantized, images.images[:1].clamp(0, 1)),
+        certificate=CertificateSummary.of(certify(model, images, exported=exported[images.recipe])),
         images=recorder.summary(images),
         pictures=_pictures(teacher, images, recorder, sources),
         placement=model.table,
-        warnings=(),
+        warnings=_warnings(teacher, images),
     )
     write_report(report, out)
     return report
+
+
+def _sources(teacher: Teacher, images: SyntheticSet, real: ImageSource | None, seed: int) -> dict[str, ImageSource]:
+    """What the table's rows are calibrated on: as much noise as there are images, the images, real ones if given."""
+    sources: dict[str, ImageSource] = {
+        "noise": Noise(teacher.input, len(images), seed),
+        "clipped noise": Noise(teacher.input, len(images), seed, clipped=True),
+        images.recipe: images,
+    }
+    return sources if real is None else {**sources, "real": real}
+
+
+def _held_out(job: Job, on_step: OnStep) -> SyntheticSet:
+    """Images that no model was calibrated with, from another seed."""
+    images = _synthesize(job, job.seed + 1, min(job.count, _HELD_OUT), on_step)
+    if images.partial:
+        raise Cancelled
+    return images
+
+
+def _warnings(teacher: Teacher, images: SyntheticSet) -> tuple[str, ...]:
+    if teacher.fingerprint in images.teachers:
+        return ()
+    return ("the images were made from another network than the one that was quantized",)
 
 
 def _synthesize(job: Job, seed: int, count: int, on_step: OnStep) -> SyntheticSet:
@@ -140,11 +159,10 @@ def _quantize(job: Job, source: ImageSource, on_step: OnStep) -> CompressedModel
 
 
 def _judge(
-    name: str, model: CompressedModel, teacher: Teacher, judge: NamedData | None, held_out: SyntheticSet | None
+    name: str, runtime: OnnxModel, teacher: Teacher, judge: NamedData | None, held_out: SyntheticSet | None
 ) -> SourceRow:
     """One calibration source's model, executed by onnxruntime."""
     kind = name if name in ("noise", "clipped noise", "real") else "synthetic"
-    runtime = OnnxModel.of(model)
     if judge is not None:
         result = evaluate(runtime, judge, teacher=teacher)
         return SourceRow(name, kind, result.accuracy_interval, result.agreement_interval, result.sqnr)  # type: ignore[arg-type]

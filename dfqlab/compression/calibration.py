@@ -26,7 +26,10 @@ def calibrate(prepared: PreparedNetwork, source: ImageSource, *, on_step: OnStep
 
     "minmax" takes the extremes. "mse" takes the range that loses least: the squared error of quantizing a histogram of
     2,048 bins, searched over both ends where the tensor has two signs (the search of DSG's and BRECQ's code, both ends
-    moved independently). The network's input is not estimated: its range is what valid pixels can be.
+    moved independently).
+
+    Two ranges are not estimated. The network's input has that of valid pixels. An average has that of what it averages:
+    it cannot leave it, and images whose own means were optimised, as ZeroQ's are, do not show how far averages spread.
 
     Raises:
         DataError: the source gives no image, its images do not fit the teacher, or they make it overflow.
@@ -41,7 +44,12 @@ def calibrate(prepared: PreparedNetwork, source: ImageSource, *, on_step: OnStep
         }
     inputs = {prepared.grid_of.get(node) for node in prepared.graph.graph.find_nodes(op="placeholder")}
     for path, quantizer in prepared.activations.items():
-        quantizer.set_range(*((low, high) if path in inputs else ranges[path]))
+        if path in inputs:
+            quantizer.set_range(low, high)
+        elif quantizer.averages is not None:
+            quantizer.set_range(*prepared.activations[quantizer.averages].quantization.range)
+        else:
+            quantizer.set_range(*ranges[path])
 
 
 def weight_scale(weight: Float[Tensor, "out *rest"], grid: Grid, method: Calibration) -> Float[Tensor, "out"]:

@@ -161,7 +161,8 @@ class _Inserter:
         path = "quantizer_" + name.replace(".", "_")
         while hasattr(self.graph_module, path):
             path += "_"
-        quantizer = ActivationQuantizer(name, grid, lower, upper)
+        averages = self.grid_of[source.args[0]] if self.kinds[source] == "average_pool" else None  # type: ignore[index]
+        quantizer = ActivationQuantizer(name, grid, lower, upper, averages)
         self.graph_module.add_submodule(path, quantizer)
         self.activations[path] = quantizer
         readers = list(node.users)

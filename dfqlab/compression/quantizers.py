@@ -22,6 +22,12 @@ class QuantizationParameters:
     quant_min: int
     quant_max: int
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """The reals at the ends of the grid."""
+        low, high = self.quant_min - self.zero_point, self.quant_max - self.zero_point
+        return low * float(self.scale), high * float(self.scale)
+
 
 def affine_parameters(low: float, high: float, grid: Grid) -> QuantizationParameters:
     """The scale and zero point that put [low, high], widened to contain 0, on an affine grid.
@@ -51,15 +57,24 @@ class ActivationQuantizer(nn.Module):
         name: the module path of the layer whose output it quantizes.
         grid: its integers.
         lower, upper: bounds that the activation function in front of it guarantees (ReLU: 0, ReLU6: 0 and 6).
+        averages: behind an average pooling, the path of the quantizer whose values it averages; its range holds here.
         quantization: set by `set_range`, never by a forward pass.
     """
 
-    def __init__(self, name: str, grid: Grid, lower: float | None = None, upper: float | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        grid: Grid,
+        lower: float | None = None,
+        upper: float | None = None,
+        averages: str | None = None,
+    ) -> None:
         super().__init__()
         self.name = name
         self.grid = grid
         self.lower = lower
         self.upper = upper
+        self.averages = averages
         self._frozen: QuantizationParameters | None = None
         self.observer: Callable[[Tensor], None] | None = None
 

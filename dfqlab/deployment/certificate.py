@@ -123,19 +123,29 @@ class Certificate:
         )
 
 
-def certify(model: CompressedModel, images: ImageSource | Float[Tensor, "n c h w"]) -> Certificate:
+def certify(
+    model: CompressedModel,
+    images: ImageSource | Float[Tensor, "n c h w"],
+    *,
+    exported: "onnx.ModelProto | None" = None,
+) -> Certificate:
     """Export, run in onnxruntime, and compare every integer operation with the numpy reference.
 
     Each operation is fed with the codes that the runtime itself computed in front of it, so that an error shows where
     it is made. Images are taken batch by batch until a million output codes of convolutions and linear layers were
     compared, going over the source again if it is small.
 
+    Args:
+        model: what was exported.
+        images: in pixel units.
+        exported: the model's export, if it is at hand.
+
     Raises:
         DataError: no images, or images of another size.
         DeploymentError: the runtime cannot execute the model, or has no integer operation at all.
         ConfigurationError: the extra "deploy" is not installed.
     """
-    exported = to_onnx(model)
+    exported = exported or to_onnx(model)
     fused = fuse(exported)
     nodes = [Node.of(node, fused) for node in fused.graph.node if node.op_type in EXACT | NEAR]
     if not any(node.operator in EXACT for node in nodes):

@@ -27,6 +27,8 @@ class OnnxModel:
     Attributes:
         session: the runtime's session.
         name: what messages call it.
+        bytes: size of the file.
+        threads: how many the runtime may use; None leaves it to the runtime.
 
     Raises:
         DeploymentError: no such file, no ONNX model, or one with other inputs and outputs than `export_onnx` writes.
@@ -35,14 +37,17 @@ class OnnxModel:
 
     def __init__(self, model: "str | os.PathLike[str] | onnx.ModelProto", *, threads: int | None = None) -> None:
         runtime = load_runtime()
+        self.threads = threads
         if isinstance(model, (str, os.PathLike)):
             self.name = str(model)
             if not Path(model).is_file():
                 raise DeploymentError(f"no such file: {model}")
             content: Any = str(model)
+            self.bytes = Path(model).stat().st_size
         else:
             self.name = "the model"
             content = model.SerializeToString()
+            self.bytes = len(content)
         try:
             self.session = runtime.InferenceSession(
                 content, session_options(runtime, threads=threads), providers=["CPUExecutionProvider"]

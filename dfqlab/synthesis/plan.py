@@ -47,7 +47,7 @@ class Plan:
 
 
 def plan_for(teachers: Sequence[Teacher], *, steps: int) -> Plan:
-    """The plan of an inversion: a function of teachers and steps, never of free memory or load, nor of how many images."""
+    """The plan of an inversion: a function of teachers and steps, never of free memory, load or how many images."""
     weights = sum(p.numel() for teacher in teachers for p in teacher.module.parameters())
     pixels = math.prod(teachers[0].input.size[1:])
     worth_it = weights * pixels * steps > _WORTH_COMPILING  # a proxy for arithmetic

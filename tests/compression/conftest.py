@@ -1,0 +1,95 @@
+"""Teachers with weights and BatchNorm statistics that a generator of their own has drawn, and images for them."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+
+from dfqlab.compression import integers
+from dfqlab.compression.kinds import kind_of
+from dfqlab.compression.model import CompressedModel
+from dfqlab.teachers import Teacher
+
+MakeTeacher = Callable[..., Teacher]
+
+
+def settle(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Weights that keep the size of what passes, running statistics away from those of a fresh layer."""
+    generator = torch.Generator().manual_seed(seed)
+    for child in module.modules():
+        if isinstance(child, (nn.Conv2d, nn.Linear)):
+            fan_in = child.weight[0].numel()
+            child.weight.data.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
+            if child.bias is not None:
+                child.bias.data.normal_(0, 0.1, generator=generator)
+        elif isinstance(child, BatchNorm):
+            if child.running_mean is not None and child.running_var is not None:
+                child.running_mean.normal_(0, 0.3, generator=generator)
+                child.running_var.uniform_(0.5, 2, generator=generator)
+            if child.weight is not None:
+                child.weight.data.normal_(1, 0.3, generator=generator)
+            if child.bias is not None:
+                child.bias.data.normal_(0, 0.3, generator=generator)
+    return module
+
+
+@pytest.fixture(scope="session")
+def make_teacher() -> MakeTeacher:
+    """A teacher of a module: three channels, 8 by 8, five classes unless told otherwise."""
+
+    def make(module: nn.Module, *, seed: int = 0, settled: bool = True, **changes: object) -> Teacher:
+        arguments = {"size": (3, 8, 8), "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3), "classes": 5, **changes}
+        return Teacher.from_module(settle(module, seed) if settled else module, **arguments)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def images() -> Tensor:
+    """Sixteen images of valid pixels."""
+    return torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def inputs_on_grids() -> Callable[[CompressedModel, Tensor], int]:
+    """Runs a model and asserts that all that integer operations read stands on a grid; returns how many it saw."""
+
+    class Checker(fx.Interpreter):
+        checked = 0
+
+        def run_node(self, n: fx.Node) -> object:
+            if kind_of(n, self.module) in ("add", "cat", "average_pool") or self._module(n) in (
+                integers.IntegerConv2d,
+                integers.IntegerLinear,
+                integers.GlobalAveragePool,
+            ):
+                for source in n.all_input_nodes:
+                    x = self.env[source]
+                    if not isinstance(x, Tensor):
+                        continue
+                    grid = self._grid(source)
+                    codes = x.double() / grid.scale.double() + int(grid.zero_point)
+                    assert (codes - codes.round()).abs().max() < 1e-4, n.format_node()
+                    assert grid.quant_min <= codes.round().min(), n.format_node()
+                    assert codes.round().max() <= grid.quant_max, n.format_node()
+                    type(self).checked += 1
+            return super().run_node(n)
+
+        def _module(self, n: fx.Node) -> type[nn.Module] | None:
+            return type(self.module.get_submodule(str(n.target))) if n.op == "call_module" else None
+
+        def _grid(self, source: fx.Node) -> integers.Requantize:
+            assert source.op == "call_module", f"{source.format_node()} is not quantized"
+            module = self.module.get_submodule(str(source.target))
+            assert isinstance(module, integers.Requantize), f"{source.format_node()} is not quantized"
+            return module
+
+    def check(model: CompressedModel, images: Tensor) -> int:
+        Checker.checked = 0
+        with torch.no_grad():
+            Checker(model.graph).run(model.input.normalize(images))
+        return Checker.checked
+
+    return check

@@ -1,0 +1,322 @@
+"""The certificate: it holds for what onnxruntime executes, and falls at the first planted fault."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dfqlab.compression.model import CompressedModel, quantize
+from dfqlab.deployment import Certificate, LayerCheck, certificate, certify, reference
+from dfqlab.deployment.certificate import fuse
+from dfqlab.deployment.export import to_onnx
+from dfqlab.deployment.runtime import saturation_warning
+from dfqlab.errors import DataError
+from dfqlab.images import Noise, StoredImages
+from dfqlab.teachers import Teacher, load_teacher
+
+MakeTeacher = Callable[..., Teacher]
+WIDTHS = [(8, 8), (4, 8), (4, 4)]
+
+
+def compressed(teacher: Teacher, weights: int, activations: int) -> CompressedModel:
+    if weights == 8 and saturation_warning():
+        pytest.skip("no VNNI: products of 8-bit weights may saturate on this processor")
+    noise = Noise(teacher.input, 32)
+    return quantize(teacher, noise, weights=weights, activations=activations, calibration="minmax")
+
+
+def fresh_noise(teacher: Teacher, count: int = 64) -> Noise:
+    """Valid pixels, other ones than those of the calibration."""
+    return Noise(teacher.input, count, seed=1, clipped=True)
+
+
+def assert_holds(found: Certificate, model: CompressedModel) -> None:
+    assert found.holds, found.sentence
+    assert found.codes >= 1_000_000
+    assert found.differences == 0
+    assert found.integer_convolutions == found.convolutions > 0
+    assert found.top1_agreement == 1
+    assert found.sqnr > 30
+    # Every convolution and linear layer of the model stands in the table once, under its own name.
+    checked = {c.name: c.operator for c in found.checks if c.operator in ("QLinearConv", "QGemm")}
+    expected = {name: "QGemm" if layer.codes.dim() == 2 else "QLinearConv" for name, layer in model.layers.items()}
+    assert checked == expected
+    assert sum(c.operator in ("QLinearConv", "QGemm") for c in found.checks) == len(expected)
+
+
+# Hand-made networks, each with an operation of its own.
+
+
+@pytest.fixture(scope="module")
+def mixed_certificate(mixed: Teacher) -> Certificate:
+    return certify(compressed(mixed, 4, 4), fresh_noise(mixed))
+
+
+@pytest.mark.parametrize("widths", [*WIDTHS, (2, 2)], ids=lambda w: f"W{w[0]}A{w[1]}")
+def test_it_holds_at_every_width(mixed: Teacher, widths: tuple[int, int]) -> None:
+    model = compressed(mixed, *widths)
+    found = certify(model, fresh_noise(mixed))
+    assert_holds(found, model)
+    others = [(c.name, c.operator) for c in found.checks if c.operator not in ("QLinearConv", "QGemm")]
+    assert others == [
+        ("add", "QLinearAdd"),
+        ("cat", "QLinearConcat"),
+        ("shrink", "QLinearAveragePool"),
+        ("adaptive_avg_pool2d", "QLinearGlobalAveragePool"),  # x.mean((2, 3)), as a runtime knows it
+    ]
+
+
+def block(inputs: int, outputs: int, kernel: int = 3, **settings: Any) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, bias=False, **settings)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def with_head(*middle: nn.Module) -> nn.Module:
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    return nn.Sequential(block(3, 8, padding=1), *middle, *head)
+
+
+class SharedConvolution(nn.Module):
+    """One convolution called twice, with other inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.shared, self.head = block(3, 8), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.shared(F.relu(self.shared(self.stem(x)))))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "strides, dilations, uneven kernels": lambda: with_head(
+        block(8, 8, 3, stride=2, padding=1), block(8, 8, 3, dilation=2, padding="same"), nn.Conv2d(8, 8, (1, 3))
+    ),
+    "poolings with and without pads": lambda: with_head(
+        nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.AvgPool2d(2, 2, ceil_mode=True), block(8, 8, 1)
+    ),
+    "pooling by maximum over the edge": lambda: with_head(nn.MaxPool2d(3, 2, ceil_mode=True), block(8, 8)),
+    "adaptive pooling to 2x2, two linear layers": lambda: nn.Sequential(
+        block(3, 8),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 9),
+        nn.BatchNorm1d(9),
+        nn.ReLU(),
+        nn.Linear(9, 5),
+    ),
+    "shuffled channels, no activation": lambda: with_head(
+        nn.Conv2d(8, 8, 3, groups=2), nn.ChannelShuffle(2), nn.Conv2d(8, 8, 3, groups=8)
+    ),
+    "a BatchNorm of its own": lambda: nn.Sequential(nn.BatchNorm2d(3), *with_head().children()),
+    "one convolution called twice": SharedConvolution,
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_holds_for_networks_of_one_odd_part_each(make_teacher: MakeTeacher, name: str) -> None:
+    teacher = make_teacher(NETWORKS[name]())
+    model = compressed(teacher, 4, 4)
+    assert_holds(certify(model, fresh_noise(teacher)), model)
+
+
+# Trained teachers.
+
+
+@pytest.mark.traces
+@pytest.mark.parametrize("widths", WIDTHS, ids=lambda w: f"W{w[0]}A{w[1]}")
+@pytest.mark.parametrize("name", ["resnet", "mobilenet", "vgg"])
+def test_it_holds_for_the_embedded_teachers(name: str, widths: tuple[int, int]) -> None:
+    teacher = load_teacher(f"digits/{name}")
+    model = compressed(teacher, *widths)
+    assert_holds(certify(model, fresh_noise(teacher, 160)), model)
+
+
+@pytest.mark.traces
+@pytest.mark.parametrize("widths", WIDTHS, ids=lambda w: f"W{w[0]}A{w[1]}")
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2", "shufflenet_v2", "vgg11_bn"])
+def test_it_holds_for_the_cifar_teachers(data_dir: Path, name: str, widths: tuple[int, int]) -> None:
+    teacher = load_teacher(f"cifar10/{name}", checkpoint=data_dir / "cifar10" / f"{name}.safetensors")
+    model = compressed(teacher, *widths)
+    assert_holds(certify(model, fresh_noise(teacher, 16)), model)
+
+
+# Planted faults: each in one place, each found, and found where it is.
+
+
+def test_a_convolution_that_rounds_another_way_is_found(mixed: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half_up(accumulator: Any, multiplier: Any, zero_point: Any) -> Any:
+        scaled = np.floor(accumulator.astype(np.float32) * multiplier + np.float32(0.5)) + int(zero_point)
+        return np.clip(scaled, 0, 255).astype(zero_point.dtype)
+
+    monkeypatch.setattr(reference, "requantize", half_up)
+    model = compressed(mixed, 4, 4)
+    x_scale = model.graph.get_submodule("quantizer_stem_0").scale / 64
+    stem = model.layers["stem.0"]
+    model.graph.get_submodule("quantizer_input").scale.copy_(x_scale)
+    stem.scale.fill_(1)
+    stem.bias_scale.copy_(x_scale)
+    found = certify(model, fresh_noise(mixed))  # the stem's sums are divided by 64: every 64th ends in a half
+    assert found.differences > 0
+    assert not found.holds
+    assert found.sentence.startswith("Does not hold")
+    assert {c.name for c in found.checks if c.differences} >= {"stem.0"}
+    assert all(c.worst <= 1 for c in found.checks)
+
+
+@pytest.mark.parametrize("path", ["point.0", "head"])
+def test_one_altered_weight_is_found_in_its_layer(mixed: Teacher, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    class Altered(certificate._Exposed):
+        """The runtime executes another graph than the reference is given."""
+
+        def __init__(self, fused: onnx.ModelProto, nodes: Any) -> None:
+            other = onnx.ModelProto()
+            other.CopyFrom(fused)
+            (weight,) = (t for t in other.graph.initializer if t.name == f"network.{path}.codes")
+            codes = onnx.numpy_helper.to_array(weight).copy()
+            codes.flat[0] += 1 if codes.flat[0] < 7 else -1
+            weight.CopyFrom(onnx.numpy_helper.from_array(codes, weight.name))
+            super().__init__(other, nodes)
+
+    monkeypatch.setattr(certificate, "_Exposed", Altered)
+    found = certify(compressed(mixed, 4, 4), fresh_noise(mixed))
+    assert not found.holds
+    assert {c.name for c in found.checks if c.differences} == {path}
+    # And the runtime fuses the exported graph itself to something else than this.
+    assert any("other logits" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("operation", "name"), [("quantize", "QLinearAdd"), ("change_grid", "QLinearConcat"), ("average_pool", "shrink")]
+)
+def test_an_addition_concatenation_or_pooling_that_is_off_is_found(
+    mixed: Teacher, monkeypatch: pytest.MonkeyPatch, operation: str, name: str
+) -> None:
+    right = getattr(reference, operation)
+    monkeypatch.setattr(reference, operation, lambda *arguments: right(*arguments) ^ 1)
+    found = certify(compressed(mixed, 4, 4), fresh_noise(mixed))
+    assert found.differences == 0
+    assert found.near_differences > 0
+    assert next(c for c in found.checks if name in (c.name, c.operator)).differences > 0
+    assert not found.holds
+
+
+def test_a_convolution_that_stays_float_is_counted(make_teacher: MakeTeacher) -> None:
+    teacher = make_teacher(with_head(nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), block(8, 8)))
+    found = certify(compressed(teacher, 4, 4), fresh_noise(teacher))
+    assert found.differences == 0
+    assert (found.integer_convolutions, found.convolutions) == (2, 3)
+    assert not found.holds
+
+
+def test_what_is_executed_in_integers_and_not_checked_is_said(make_teacher: MakeTeacher) -> None:
+    teacher = make_teacher(with_head(nn.Conv2d(8, 8, 3), nn.Sigmoid(), block(8, 8)))
+    found = certify(compressed(teacher, 4, 4), fresh_noise(teacher))
+    assert [w for w in found.warnings if "not held to the reference" in w and w.endswith("QLinearSigmoid")]
+
+
+# The verdict, from counts alone.
+
+
+def verdict(**changes: Any) -> Certificate:
+    conv = LayerCheck("conv", "QLinearConv", 900_000, 0, 0)
+    head = LayerCheck("head", "QGemm", 100_000, 0, 0)
+    add = LayerCheck("add", "QLinearAdd", 1_000_000, 100, 1)
+    checks = {"conv": conv, "head": head, "add": add}
+    for name, change in changes.items():
+        checks[name] = replace(checks[name], **change)
+    return Certificate(tuple(checks.values()), 3, 3, 1.0, 60.0, ())
+
+
+def test_a_million_equal_codes_hold_and_one_less_do_not() -> None:
+    assert verdict().holds
+    assert verdict().codes == 1_000_000
+    assert not verdict(conv={"codes": 899_999}).holds
+    # Codes of additions do not stand in for those of convolutions.
+    assert not verdict(conv={"codes": 899_999}, add={"codes": 9_000_000}).holds
+
+
+def test_one_difference_in_a_convolution_or_a_linear_layer_is_too_many() -> None:
+    assert not verdict(conv={"differences": 1, "worst": 1}).holds
+    assert not verdict(head={"differences": 1, "worst": 1}).holds
+
+
+def test_additions_may_differ_by_one_code_on_a_hundred_in_a_million() -> None:
+    assert not verdict(add={"differences": 101}).holds
+    assert not verdict(add={"differences": 1, "worst": 2}).holds
+    assert verdict(add={"differences": 1}).holds
+
+
+def test_a_convolution_that_is_not_integer_is_too_many() -> None:
+    assert not replace(verdict(), integer_convolutions=2).holds
+
+
+def test_the_sentence_tells_the_counts() -> None:
+    assert verdict().sentence == (
+        "Holds: onnxruntime executes 3 of 3 convolutions in integers, and of 1,000,000 output codes of convolutions "
+        "and linear layers 0 differ from the integer reference; additions, poolings and concatenations differ on 100 "
+        "of 1,000,000."
+    )
+
+
+# Its images.
+
+
+def test_a_small_source_is_gone_over_until_there_are_enough_codes(mixed: Teacher) -> None:
+    model = compressed(mixed, 4, 4)
+    found = certify(model, torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    assert found.codes >= 1_000_000
+
+
+def test_no_images_are_an_error(mixed: Teacher) -> None:
+    with pytest.raises(DataError, match="no images"):
+        certify(compressed(mixed, 4, 4), StoredImages(torch.empty(0, 3, 16, 16)))
+
+
+def test_images_of_another_size_are_an_error(mixed: Teacher) -> None:
+    with pytest.raises(DataError, match=r"\(n, 3, 16, 16\)"):
+        certify(compressed(mixed, 4, 4), StoredImages(torch.zeros(2, 3, 8, 8)))
+
+
+def test_the_fused_graph_holds_no_float_layer(mixed: Teacher) -> None:
+    operators = [node.op_type for node in fuse(to_onnx(compressed(mixed, 4, 4))).graph.node]
+    assert not {"Conv", "FusedConv", "Gemm", "MatMul", "FusedMatMul"} & set(operators)
+    assert operators.count("QuantizeLinear") == 1  # the network's input: nothing goes to float and back
+    assert "DequantizeLinear" not in operators
+
+
+# The processor.
+
+
+@pytest.mark.parametrize(
+    "flags", [["avx2", "avx512f", "avx512_vnni"], ["avx2", "avx_vnni"], ["amx_int8", "avx2"]], ids=lambda f: f[-1]
+)
+def test_a_processor_with_vnni_is_not_warned_of(flags: list[str]) -> None:
+    assert saturation_warning(flags) is None
+
+
+def test_a_processor_without_vnni_is_said_to_saturate() -> None:
+    warning = saturation_warning(["sse4_2", "avx2", "avx512f"])
+    assert warning is not None
+    assert "no VNNI" in warning
+    assert "may saturate" in warning
+
+
+def test_an_unknown_processor_is_said_to_be_unknown() -> None:
+    warning = saturation_warning([])
+    assert warning is not None
+    assert "unknown" in warning
+    assert "may saturate" in warning
+
+
+def test_the_warning_stands_in_the_certificate(mixed: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certificate, "saturation_warning", lambda: "may saturate")
+    assert certify(compressed(mixed, 4, 4), fresh_noise(mixed)).warnings == ("may saturate",)

@@ -1,0 +1,311 @@
+"""Inversion: a loss that falls, bytes that repeat, and a job that can be stopped."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dfqlab.errors import ConfigurationError, TeacherError
+from dfqlab.images import Batch, SyntheticSet
+from dfqlab.objective import Objective, PreparedTerm, Weighted
+from dfqlab.progress import Cancelled, OnStep, Step, ignore
+from dfqlab.statistics import ObservedTeacher, Per, TeacherOutputs
+from dfqlab.synthesis import plan as planning
+from dfqlab.synthesis.inversion import Plateau, invert
+from dfqlab.synthesis.plan import generator_for, plan_for
+from dfqlab.synthesis.terms import Alignment
+from dfqlab.teachers import Teacher
+
+
+def make(seed: int = 0, **changes: object) -> Teacher:
+    generator = torch.Generator().manual_seed(seed)
+    module = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    for tensor in module.parameters():
+        tensor.data.normal_(0, 0.5, generator=generator)
+    module[1].running_mean.normal_(generator=generator)  # type: ignore[union-attr, operator]
+    module[1].running_var.uniform_(0.5, 2, generator=generator)  # type: ignore[union-attr, operator]
+    arguments = {"size": (1, 6, 6), "mean": (0.4,), "std": (0.3,), "classes": 3, **changes}
+    return Teacher.from_module(module, **arguments)  # type: ignore[arg-type]
+
+
+def run(
+    *teachers: Teacher,
+    count: int = 4,
+    steps: int = 5,
+    seed: int = 0,
+    on_step: OnStep = ignore,
+    objective: Objective | None = None,
+    learning_rate: float = 0.5,
+    schedule: Plateau | None = None,
+) -> SyntheticSet:
+    return invert(
+        teachers or (make(),),
+        objective or Objective(alignment=Alignment(per="sample")),
+        count=count,
+        steps=steps,
+        learning_rate=learning_rate,
+        schedule=schedule or Plateau(),
+        seed=seed,
+        recipe="mine",
+        settings={"steps": steps},
+        on_step=on_step,
+    )
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "BATCH_SIZE", 4)
+
+
+def test_the_loss_falls_far() -> None:
+    losses: list[float] = []
+    run(steps=60, learning_rate=0.1, on_step=lambda step: losses.append(step.values["loss"]))
+    assert losses[-1] < losses[0] / 5
+
+
+def test_images_match_what_the_teacher_remembers_better_than_the_noise_they_came_from() -> None:
+    teacher, objective = make(), Objective(alignment=Alignment(per="sample"))
+
+    def judge(images: Tensor) -> float:
+        outputs = ObservedTeacher(teacher, "sample")(images)
+        return float(objective.prepare(teacher, seed=0)(Batch(images), outputs)[0])
+
+    noise = teacher.input.denormalize(torch.randn(4, 1, 6, 6, generator=generator_for(0, 0)))
+    assert judge(run(steps=60, learning_rate=0.1).images) < judge(noise) / 5
+
+
+def test_one_seed_gives_the_same_bytes_and_another_gives_others() -> None:
+    first = run(seed=3).images
+    torch.manual_seed(99)
+    assert torch.equal(run(seed=3).images, first)
+    for k in range(4):
+        assert not torch.equal(run(seed=4).images[k], first[k])
+
+
+def test_nothing_but_the_seed_is_drawn_from() -> None:
+    teacher = make()
+    before = torch.get_rng_state()
+    run(teacher)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_a_batch_does_not_depend_on_those_before_it() -> None:
+    short, long = run(count=8), run(count=11)
+    assert len(long) == 11
+    assert torch.equal(long.images[:8], short.images)
+    assert not torch.equal(long.images[:4], long.images[4:8])
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_each_batch_starts_over_with_its_learning_rate_and_its_moments() -> None:
+    values: dict[int, float] = {}
+    run(count=8, steps=3, on_step=lambda step: values.update({step.index: step.values["loss"]}))
+    teacher = make()
+    noise = teacher.input.denormalize(torch.randn(4, 1, 6, 6, generator=generator_for(0, 1)))
+    outputs = ObservedTeacher(teacher, "sample")(noise)
+    start = Alignment(per="sample").prepare(teacher, seed=0)(Batch(noise), outputs)
+    assert values[4] == pytest.approx(float(start), rel=1e-6)
+
+
+def test_a_step_is_one_of_adam_in_normalised_space() -> None:
+    teacher = make()
+    x = torch.randn(4, 1, 6, 6, generator=generator_for(0, 0)).requires_grad_()
+    images = teacher.input.denormalize(x)
+    Alignment(per="sample").prepare(teacher, seed=0)(
+        Batch(images), ObservedTeacher(teacher, "sample")(images)
+    ).backward()
+    assert x.grad is not None
+    expected = x.detach() - 0.5 * x.grad / (x.grad.abs() + 1e-8)  # Adam's first step, bias corrected
+    found = teacher.input.normalize(run(steps=1).images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_rate_falls_on_a_plateau_down_to_the_smallest() -> None:
+    class Flat:
+        per: Per = "batch"
+
+        def prepare(self, teacher: Teacher, *, seed: int) -> PreparedTerm:
+            return lambda batch, outputs: batch.images.mean() - batch.images.mean().detach() + 1
+
+    def moved(steps: int) -> float:
+        flat = Objective(flat=Flat())
+        start = run(steps=steps, objective=flat, schedule=Plateau(patience=2, smallest=0.01)).images
+        end = run(steps=steps + 1, objective=flat, schedule=Plateau(patience=2, smallest=0.01)).images
+        return float((end - start).abs().max()) / 0.3  # Adam moves each pixel by its rate, in normalised space
+
+    assert moved(1) == pytest.approx(0.5, rel=1e-3)
+    assert moved(5) == pytest.approx(0.05, rel=1e-3)  # the loss stood still for more than two steps
+    assert moved(30) == pytest.approx(0.01, rel=1e-2)
+
+
+def test_two_teachers_are_averaged_and_each_normalises_for_itself() -> None:
+    one, other = make(0), make(1, mean=(0.6,), std=(0.2,))
+    noise = one.input.denormalize(torch.randn(4, 1, 6, 6, generator=generator_for(0, 0)))
+    terms = []
+    for teacher in (one, other):
+        outputs = ObservedTeacher(teacher, "sample")(noise)
+        terms.append(float(Alignment(per="sample").prepare(teacher, seed=0)(Batch(noise), outputs)))
+    values: list[float] = []
+    made = run(one, other, steps=1, on_step=lambda step: values.extend(step.values.values()))
+    assert values == pytest.approx([sum(terms) / 2] * 2, rel=1e-5)
+    assert terms[0] != pytest.approx(terms[1], rel=0.01)
+    assert made.teachers == (one.fingerprint, other.fingerprint)
+
+
+def test_a_teacher_twice_is_that_teacher() -> None:
+    torch.testing.assert_close(run(make(), make()).images, run(make()).images)
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_every_step_is_told_with_the_loss_and_each_term() -> None:
+    steps: list[Step] = []
+    objective = Objective(
+        statistics=Alignment(match_input=False), input=Weighted(0.5, Alignment(per="sample", match_input=True))
+    )
+    run(count=6, steps=3, on_step=steps.append, objective=objective)
+    assert [step.index for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert {(step.job, step.total) for step in steps} == {("synthesize", 6)}
+    for step in steps:
+        assert list(step.values) == ["loss", "statistics", "input"]
+        assert all(isinstance(value, float) for value in step.values.values())
+        assert step.values["loss"] == pytest.approx(step.values["statistics"] + 0.5 * step.values["input"], rel=1e-5)
+
+
+def test_a_watcher_gets_a_copy_of_the_images_as_they_are() -> None:
+    seen: list[Tensor] = []
+
+    def watch(step: Step) -> None:
+        assert step.images is not None
+        seen.append(step.images())
+        step.images().fill_(9)
+
+    made = run(steps=3, on_step=watch)
+    assert torch.equal(seen[-1], made.images)
+    assert not torch.equal(seen[0], seen[1])
+    assert not made.images.requires_grad
+    assert torch.equal(made.images, run(steps=3).images)
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize(("stop_at", "kept"), [(1, 4), (3, 4), (7, 8), (9, 10)])
+def test_a_cancelled_job_keeps_what_it_has_and_calls_it_partial(stop_at: int, kept: int) -> None:
+    def stop(step: Step) -> None:
+        if step.index == stop_at:
+            raise Cancelled
+
+    made, whole = run(count=10, steps=4, on_step=stop), run(count=10, steps=4)
+    assert made.partial
+    assert len(made) == kept
+    done = (stop_at - 1) // 4 * 4
+    assert torch.equal(made.images[:done], whole.images[:done])
+    assert not whole.partial
+
+
+def test_a_job_cancelled_at_its_very_last_step_is_whole() -> None:
+    def stop(step: Step) -> None:
+        if step.index == step.total:
+            raise Cancelled
+
+    made = run(on_step=stop)
+    assert not made.partial
+    assert torch.equal(made.images, run().images)
+
+
+def test_any_other_error_of_a_watcher_is_not_swallowed() -> None:
+    def fail(step: Step) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(on_step=fail)
+
+
+def test_the_set_says_where_it_comes_from() -> None:
+    teacher = make()
+    made = run(teacher, count=3, seed=5)
+    assert made.images.shape == (3, 1, 6, 6)
+    assert made.images.dtype == torch.float32
+    assert (made.recipe, made.seed, made.settings, made.partial) == ("mine", 5, {"steps": 5}, False)
+    assert made.teachers == (teacher.fingerprint,)
+    assert made.plan == plan_for([teacher], steps=5).as_dict()
+    assert made.labels is None
+
+
+def test_the_teacher_stays_as_it_is() -> None:
+    teacher = make()
+    before = copy.deepcopy(teacher.module.state_dict())
+    run(teacher)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in teacher.module.state_dict().items())
+    assert all(p.grad is None for p in teacher.module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"count": 0}, "count=0: expected an integer of at least 1"),
+        ({"count": -3}, "count=-3"),
+        ({"steps": 0}, "steps=0"),
+        ({"count": 2.5}, r"count=2\.5"),
+    ],
+)
+@pytest.mark.traces  # some of these a shape check would catch before we answer
+def test_a_job_of_nothing_is_refused(changes: dict[str, int], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        run(**changes)  # type: ignore[arg-type]
+
+
+def test_teachers_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(TeacherError, match=r"different sizes: \[\(1, 6, 6\), \(1, 8, 8\)\]"):
+        run(make(), make(size=(1, 8, 8)))
+    plain = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    without = Teacher.from_module(plain, size=(1, 6, 6), mean=(0.4,), std=(0.3,), classes=1)
+    with pytest.raises(TeacherError, match="no BatchNorm layer"):
+        run(without)
+    with pytest.raises(TeacherError, match="no teacher"):
+        invert(
+            [], Objective(a=Alignment()), count=1, steps=1, learning_rate=0.1, schedule=Plateau(), seed=0,
+            recipe="", settings={},
+        )  # fmt: skip
+
+
+def test_the_plan_is_a_function_of_the_job_alone() -> None:
+    teacher = make()
+    small = plan_for([teacher], steps=10)
+    assert small == plan_for([teacher], steps=10)
+    assert (small.batch_size, small.dtype, small.compiled, small.torch) == (128, "float32", False, torch.__version__)
+    assert "batches of 128, float32, not compiled" in small.sentence
+
+
+def test_a_long_job_is_compiled_where_that_is_possible_and_says_why_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "missing_for_compile", lambda: "")
+    assert plan_for([make()], steps=10**9).compiled
+    monkeypatch.setattr(planning, "missing_for_compile", lambda: "no compiler")
+    plan = plan_for([make()], steps=10**9)
+    assert (plan.compiled, plan.note) == (False, "no compiler")
+    assert "not compiled (no compiler)" in plan.sentence
+
+
+def test_a_seed_and_a_batch_have_one_stream_of_their_own() -> None:
+    drawn = {(seed, k): torch.randn(8, generator=generator_for(seed, k)) for seed in (0, 1, 11, -1) for k in (0, 1, 11)}
+    for one, a in drawn.items():
+        assert all(one == other or not torch.equal(a, b) for other, b in drawn.items())
+    assert torch.equal(torch.randn(8, generator=generator_for(1, 11)), drawn[1, 11])
+
+
+def test_terms_see_the_outputs_of_their_own_teacher() -> None:
+    class Spy:
+        per: Per = "batch"
+        seen: list[tuple[str, int]] = []  # noqa: RUF012
+
+        def prepare(self, teacher: Teacher, *, seed: int) -> PreparedTerm:
+            def term(batch: Batch, outputs: TeacherOutputs) -> Tensor:
+                self.seen.append((teacher.name, int(torch.equal(outputs.logits, teacher(batch.images)))))
+                return batch.images.square().mean()
+
+            return term
+
+    run(make(0, name="a"), make(1, name="b"), steps=1, objective=Objective(spy=Spy()))
+    assert Spy.seen == [("a", 1), ("b", 1)]
