@@ -198,7 +198,7 @@ def test_ctrl_c_keeps_the_images_made_so_far(tmp_path: Path) -> None:
     assert images.partial
     assert torch.isfinite(images.images).all()
     assert main([*BRIEF, "--images", str(out / "images.safetensors"), "--out", str(tmp_path / "m")]) == 0
-    assert "partial" in (tmp_path / "m" / "report.html").read_text()
+    assert "stopped before" in (tmp_path / "m" / "report.html").read_text()
 
 
 @pytest.mark.traces

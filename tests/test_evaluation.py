@@ -109,10 +109,23 @@ def test_a_teacher_runs_in_onnxruntime_too() -> None:
     assert found.correct.all()
 
 
+def test_the_runtime_is_the_one_that_was_asked_for(
+    digits: tuple[CompressedModel, LabelledImages], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = digits
+    seen = []
+    run = OnnxModel.__call__
+    monkeypatch.setattr(OnnxModel, "__call__", lambda self, images: seen.append(len(images)) or run(self, images))
+    evaluate(model, data)
+    assert seen == []
+    evaluate(model, data, runtime="onnxruntime")
+    assert sum(seen) == len(data)
+
+
+@pytest.mark.traces  # checked, the annotation would catch it first
 def test_an_unknown_runtime_is_an_error() -> None:
-    call: Any = evaluate.__wrapped__ if hasattr(evaluate, "__wrapped__") else evaluate
     with pytest.raises(ConfigurationError, match="did you mean 'onnxruntime'"):
-        call(judge_of_brightness(), labelled(CLASSES), runtime="onnx-runtime")
+        evaluate(judge_of_brightness(), labelled(CLASSES), runtime="onnx-runtime")  # type: ignore[arg-type]
 
 
 class Batches:

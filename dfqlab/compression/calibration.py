@@ -47,7 +47,7 @@ def calibrate(prepared: PreparedNetwork, source: ImageSource, *, on_step: OnStep
         if path in inputs:
             quantizer.set_range(low, high)
         elif quantizer.averages is not None:
-            quantizer.set_range(*prepared.activations[quantizer.averages].quantization.range)
+            quantizer.follow(prepared.activations[quantizer.averages])
         else:
             quantizer.set_range(*ranges[path])
 

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from dfqlab.compression.kinds import OPAQUE, kind_of
 from dfqlab.errors import TeacherError
 from dfqlab.teachers import Teacher, trace
+from dfqlab.teachers.tracing import replace_submodule
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ def _fold_batch_norms(graph_module: fx.GraphModule) -> dict[str, Gaussian]:
         if norm.running_mean is None:  # nothing remembered: it normalises with its batch, and stays float
             continue
         gamma, beta, gain, shift = _affine(norm)
-        if len(source.users) == 1 and _ends_in_channels_of(source, norm, graph_module):
+        readers = [user for user in source.users if kind_of(user, graph_module) != "host"]
+        if len(readers) == 1 and _ends_in_channels_of(source, norm, graph_module):
             target = str(source.target)
             _scale_layer(graph_module.get_submodule(target), gain, shift)
             node.replace_all_uses_with(source)
@@ -161,7 +163,7 @@ def _fold_batch_norms(graph_module: fx.GraphModule) -> dict[str, Gaussian]:
             layer = nn.utils.skip_init(nn.Conv2d, channels, channels, 1, groups=channels)
             layer.weight = nn.Parameter(gain.reshape(-1, 1, 1, 1), requires_grad=False)
             layer.bias = nn.Parameter(shift, requires_grad=False)
-            graph_module.set_submodule(path, layer.eval())
+            replace_submodule(graph_module, path, layer.eval())
         else:
             continue
         gaussians[target] = Gaussian(beta, gamma.abs())

@@ -98,7 +98,7 @@ class _Inserter:
                 self._activation(node, kind)
             elif kind == "transparent":
                 self._move(node)
-            elif kind in ("float", "batch_norm", "softmax"):
+            elif kind in ("float", "batch_norm", "softmax") and node.op != "get_attr":
                 self._note(node, "float")
         self.graph_module.recompile()
         weights = {}

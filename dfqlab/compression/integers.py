@@ -118,19 +118,30 @@ class IntegerLinear(_IntegerLayer):
 
 
 class GlobalAveragePool(nn.Module):
-    """The mean of each plane, kept as one operation that runtimes know."""
+    """The mean of each plane, on the grid of what is averaged; kept as one operation that runtimes know."""
+
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = global_average_pool(x)
+        y: Tensor = global_average_pool(x, self.scale)
         return y
 
 
 @torch.library.custom_op("dfqlab::global_average_pool", mutates_args=())
-def global_average_pool(x: Tensor) -> Tensor:
-    """(n, c, h, w) to (n, c, 1, 1); exported as GlobalAveragePool."""
-    return x.mean((2, 3), keepdim=True)
+def global_average_pool(x: Tensor, scale: Tensor) -> Tensor:
+    """Mean of each plane of values on a grid, rounded to that grid: (n, c, h, w) to (n, c, 1, 1).
+
+    A mean of codes often lies just between two; the codes are averaged, so that rounding decides as a runtime's does,
+    half to even. Exported as GlobalAveragePool: the quantizer behind it rounds.
+    """
+    codes = torch.round(x.double() / scale.double())
+    return (torch.round(codes.mean((2, 3), keepdim=True)) * scale.double()).to(x.dtype)
 
 
 @global_average_pool.register_fake
-def _(x: Tensor) -> Tensor:
+def _(x: Tensor, scale: Tensor) -> Tensor:
     return x.new_empty((x.shape[0], x.shape[1], 1, 1))

@@ -24,6 +24,7 @@ from dfqlab.errors import CheckpointError, DataError, QuantizationError
 from dfqlab.images import ImageSource, SyntheticSet, as_source
 from dfqlab.progress import OnStep, ignore
 from dfqlab.teachers import InputSpec, Teacher
+from dfqlab.teachers.tracing import replace_submodule
 
 FILE_NAME = "model.safetensors"
 _LARGEST_BIAS = 2**30
@@ -195,13 +196,12 @@ def freeze(prepared: PreparedNetwork, *, provenance: Mapping[str, Any]) -> Compr
         if kind == "weighted":
             path = str(node.target)
             x_scale = prepared.activations[grid_of[node.args[0]]].quantization.scale
-            graph_module.set_submodule(path, _integer_layer(path, graph_module.get_submodule(path), x_scale, spec))
-        elif kind == "average_pool" and _is_global(node, graph_module):
-            graph_module.add_submodule(f"global_average_{node.name}", GlobalAveragePool())
-            with graph_module.graph.inserting_before(node):
-                pool = graph_module.graph.call_module(f"global_average_{node.name}", (node.args[0],))
-            node.replace_all_uses_with(pool)
-            graph_module.graph.erase_node(node)
+            layer = _integer_layer(path, graph_module.get_submodule(path), x_scale, spec)
+            replace_submodule(graph_module, path, layer)
+        elif kind == "average_pool" and _is_global(node, graph_module) and node in grid_of:
+            read, written = (prepared.activations[grid_of[n]].quantization for n in (node.args[0], node))
+            if read == written:
+                _pool_on_grid(node, read.scale, graph_module)
         elif kind in ("relu", "relu6") and _clips_for(node, prepared):
             node.replace_all_uses_with(node.args[0])
             graph_module.graph.erase_node(node)
@@ -248,6 +248,17 @@ def _integer_layer(path: str, layer: nn.Module, x_scale: Tensor, spec: Quantizat
     if bias is not None:
         integer.bias_codes = torch.round(bias.double() / integer.bias_scale.double()).to(torch.int32)
     return integer
+
+
+def _pool_on_grid(node: fx.Node, scale: Tensor, graph_module: fx.GraphModule) -> None:
+    path = f"global_average_{node.name}"
+    pool = GlobalAveragePool()
+    pool.scale = scale.clone()
+    graph_module.add_submodule(path, pool)
+    with graph_module.graph.inserting_before(node):
+        call = graph_module.graph.call_module(path, (node.args[0],))
+    node.replace_all_uses_with(call)
+    graph_module.graph.erase_node(node)
 
 
 def _is_global(node: fx.Node, graph_module: fx.GraphModule) -> bool:

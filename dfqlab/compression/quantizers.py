@@ -91,6 +91,13 @@ class ActivationQuantizer(nn.Module):
             )
         self._frozen = parameters
 
+    def follow(self, other: "ActivationQuantizer") -> None:
+        """Take the range of another quantizer, and its very codes where both have the same grid."""
+        if self.grid == other.grid and self.upper is None:
+            self._frozen = other.quantization
+        else:
+            self.set_range(*other.quantization.range)
+
     @property
     def quantization(self) -> QuantizationParameters:
         """The frozen parameters.

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dfqlab.compression.integers import IntegerConv2d
 from dfqlab.compression.model import CompressedModel
 from dfqlab.deployment.export import first_line, to_onnx
 from dfqlab.deployment.naming import LayerNames
@@ -34,7 +35,7 @@ class LayerCheck:
     """One operation of the runtime's graph against the reference.
 
     Attributes:
-        name: the teacher's module path; the name of the output in the runtime's graph where no layer fits.
+        name: the teacher's module path; of an operation that no layer fits, its output's name in the runtime's graph.
         operator: e.g. "QLinearConv".
         codes: how many output codes were compared.
         differences: how many differ.
@@ -68,7 +69,7 @@ class Certificate:
         checks: one for each integer operation.
         codes, differences: of convolutions and linear layers.
         near_codes, near_differences: of additions, poolings and concatenations.
-        convolutions, integer_convolutions: in the exported graph; executed as QLinearConv.
+        convolutions, integer_convolutions: that the model holds as integers; executed as QLinearConv.
         top1_agreement: share of images on which the runtime and torch name the same class.
         sqnr: of the runtime's logits against torch's, in dB.
         warnings: what to know of this machine.
@@ -142,10 +143,11 @@ def certify(
 
     Raises:
         DataError: no images, or images of another size.
-        DeploymentError: the runtime cannot execute the model, or has no integer operation at all.
+        DeploymentError: the runtime cannot execute the model, or has no integer operation at all; or `exported` is not
+            this model's.
         ConfigurationError: the extra "deploy" is not installed.
     """
-    exported = exported or to_onnx(model)
+    exported = to_onnx(model) if exported is None else exported
     fused = fuse(exported)
     nodes = [Node.of(node, fused) for node in fused.graph.node if node.op_type in EXACT | NEAR]
     if not any(node.operator in EXACT for node in nodes):
@@ -170,7 +172,7 @@ def certify(
         warnings.append("a session that fuses the graph itself gives other logits than the graph that was certified")
     return Certificate(
         checks=tuple(checks),
-        convolutions=sum(node.op_type == "Conv" for node in exported.graph.node),
+        convolutions=sum(isinstance(layer, IntegerConv2d) for layer in model.layers.values()),
         integer_convolutions=sum(node.op_type == "QLinearConv" for node in fused.graph.node),
         top1_agreement=float((expected.argmax(1) == found.argmax(1)).double().mean()),
         sqnr=sqnr(expected, found),

@@ -120,7 +120,7 @@ def _translations() -> dict[Any, Any]:
         zeros = constant([0] * codes.shape[0], codes.dtype.numpy())
         return op.DequantizeLinear(codes, scale, zeros, axis=0)
 
-    def pool(x: Any) -> Any:
+    def pool(x: Any, scale: Any) -> Any:
         return op.GlobalAveragePool(x)
 
     return {

@@ -5,6 +5,7 @@ import numpy as np
 from dfqlab.compression.integers import Requantize
 from dfqlab.compression.model import CompressedModel
 from dfqlab.deployment.operators import EXACT, Node
+from dfqlab.errors import DeploymentError
 
 _OPERATIONS = {
     "QLinearAdd": "add",
@@ -28,15 +29,21 @@ class LayerNames:
         ]
 
     def of(self, node: Node) -> str:
-        """The module path of the layer; the name of the output in the runtime's graph where no layer fits."""
+        """The module path of the layer; of an addition, pooling or concatenation that no layer fits, the output's name.
+
+        Raises:
+            DeploymentError: a convolution or linear layer with weights that the model does not hold.
+        """
         if node.operator in EXACT:
             for index, (path, codes) in enumerate(self._weights):
                 if np.array_equal(codes, node.weight):
                     del self._weights[index]
                     return path
-        else:
-            for index, (name, operation, scale) in enumerate(self._outputs):
-                if operation == _OPERATIONS[node.operator] and scale == node.output_scale:
-                    del self._outputs[index]
-                    return name
+            raise DeploymentError(
+                f"{node.operator} {node.output} has weights that no layer of the model has: this is not its export"
+            )
+        for index, (name, operation, scale) in enumerate(self._outputs):
+            if operation == _OPERATIONS[node.operator] and scale == node.output_scale:
+                del self._outputs[index]
+                return name
         return node.output

@@ -87,33 +87,36 @@ def dequantize(codes: Codes, grid: Affine) -> NDArray[np.float64]:
     return (codes.astype(np.float64) - int(grid.zero_point)) * np.float64(grid.scale)
 
 
-def quantize(reals: NDArray[np.float64], grid: Affine) -> Codes:
-    """Reals as codes: half to even, saturated."""
+def quantize(reals: NDArray[np.floating], grid: Affine) -> Codes:
+    """Reals as codes, in the precision that they have: half to even, saturated."""
     limits = np.iinfo(grid.zero_point.dtype)
-    codes = np.rint(reals / np.float64(grid.scale)) + int(grid.zero_point)
+    codes = np.rint(reals / grid.scale.astype(reals.dtype)) + int(grid.zero_point)
     saturated: Codes = np.clip(codes, limits.min, limits.max).astype(grid.zero_point.dtype)
     return saturated
 
 
 def change_grid(codes: Codes, grid: Affine, new: Affine) -> Codes:
     """The same reals on another grid: DequantizeLinear, QuantizeLinear, in float32 as ONNX defines them."""
-    reals = (codes.astype(np.int32) - int(grid.zero_point)).astype(np.float32) * grid.scale
-    limits = np.iinfo(new.zero_point.dtype)
-    moved = np.rint(reals / new.scale).astype(np.int64) + int(new.zero_point)
-    saturated: Codes = np.clip(moved, limits.min, limits.max).astype(new.zero_point.dtype)
-    return saturated
+    return quantize((codes.astype(np.int32) - int(grid.zero_point)).astype(np.float32) * grid.scale, new)
 
 
 def average_pool(x: Codes, x_grid: Affine, y_grid: Affine, window: Window | None, count_pads: bool = False) -> Codes:
-    """The mean of each window, or of the whole plane where there is none, through float64.
+    """The mean of each window, or of the whole plane where there is none.
 
-    Pads are zeros, and count as elements only with `count_pads`; what lies beyond them never counts.
+    A mean of codes often lies just between two, and then the arithmetic decides. That of a plane is a convolution's: an
+    exact sum, one multiplier. That of a window is DequantizeLinear, AveragePool, QuantizeLinear, in float32 as ONNX
+    defines them, summed row by row. Pads are zeros, and count as elements only with `count_pads`; what lies beyond
+    them never counts.
     """
-    reals = dequantize(x, x_grid)
+    centred = x.astype(np.int64) - int(x_grid.zero_point)
     if window is None:
-        return quantize(reals.mean((2, 3), keepdims=True), y_grid)
-    sums = _windows(reals, window).sum((-2, -1))
-    counts = _windows(np.ones((1, 1, *x.shape[2:])), window, fill=float(count_pads)).sum((-2, -1))
+        multiplier = np.asarray(x_grid.scale / (y_grid.scale * np.float32(x.shape[2] * x.shape[3])))
+        return requantize(centred.sum((2, 3), keepdims=True), multiplier, y_grid.zero_point)
+    elements = _windows(centred.astype(np.float32) * x_grid.scale, window)
+    counts = _windows(np.ones((1, 1, *x.shape[2:]), np.float32), window, fill=float(count_pads)).sum((-2, -1))
+    sums = np.zeros(elements.shape[:4], np.float32)
+    for row, column in np.ndindex(window.kernel):
+        sums += elements[..., row, column]
     return quantize(sums / counts, y_grid)
 
 
@@ -131,7 +134,7 @@ def _accumulate(
     return product.transpose(1, 0, 4, 2, 3).reshape(n, groups * out, height, width).astype(np.int64)
 
 
-def _windows(x: NDArray[np.float64], window: Window, fill: float = 0.0) -> NDArray[np.float64]:
+def _windows(x: NDArray[Any], window: Window, fill: float = 0.0) -> NDArray[Any]:
     """(n, c, h, w) to (n, c, h', w', kh, kw); pads are filled, what a last window reaches beyond them is 0."""
     top, left, bottom, right = window.pads
     padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)

@@ -28,6 +28,7 @@ def test_the_range_is_covered_to_half_a_step_and_holds_zero_exactly(low: float, 
     assert (p.quant_min, p.quant_max) == (0, 2**bits - 1)
     assert 0 <= p.zero_point <= p.quant_max  # zero is a code
     ends = [(code - p.zero_point) * float(p.scale) for code in (p.quant_min, p.quant_max)]
+    assert p.range == pytest.approx(tuple(ends))
     half = float(p.scale) / 2 * (1 + 1e-4)
     assert ends[0] == pytest.approx(min(low, 0), abs=half)
     assert ends[1] == pytest.approx(max(high, 0), abs=half)

@@ -17,7 +17,7 @@ from dfqlab.deployment import Certificate, LayerCheck, certificate, certify, ref
 from dfqlab.deployment.certificate import fuse
 from dfqlab.deployment.export import to_onnx
 from dfqlab.deployment.runtime import saturation_warning
-from dfqlab.errors import DataError
+from dfqlab.errors import DataError, DeploymentError
 from dfqlab.images import Noise, StoredImages
 from dfqlab.teachers import Teacher, load_teacher
 
@@ -284,6 +284,19 @@ def test_no_images_are_an_error(mixed: Teacher) -> None:
 def test_images_of_another_size_are_an_error(mixed: Teacher) -> None:
     with pytest.raises(DataError, match=r"\(n, 3, 16, 16\)"):
         certify(compressed(mixed, 4, 4), StoredImages(torch.zeros(2, 3, 8, 8)))
+
+
+def test_the_export_of_another_model_is_an_error(mixed: Teacher) -> None:
+    model, other = compressed(mixed, 4, 4), compressed(mixed, 3, 4)
+    with pytest.raises(DeploymentError, match="not its export"):
+        certify(model, fresh_noise(mixed), exported=to_onnx(other))
+
+
+def test_an_export_at_hand_is_not_made_again(mixed: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = compressed(mixed, 4, 4)
+    exported = to_onnx(model)
+    monkeypatch.setattr(certificate, "to_onnx", None)
+    assert certify(model, fresh_noise(mixed), exported=exported).holds
 
 
 def test_the_fused_graph_holds_no_float_layer(mixed: Teacher) -> None:
