@@ -78,9 +78,10 @@ def test_images_made_before_are_used_as_they_are(tmp_path: Path) -> None:
 
 
 def test_an_opaque_leaf_can_be_named_on_the_command_line(tmp_path: Path) -> None:
-    assert main([*BRIEF, "--leaves", '["0"]', "--out", str(tmp_path / "m")]) == 0
+    assert main([*BRIEF, "--leaves", '["16"]', "--out", str(tmp_path / "m")]) == 0
     report = json.loads((tmp_path / "m" / "report.json").read_text())
-    assert report["certificate"]["convolutions"] == 4  # the first one is the leaf's, and stays float
+    assert report["certificate"]["holds"]
+    assert ("16", "float") in [(row["name"], row["bits"]) for row in report["placement"]]
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,7 @@ def _fold_batch_norms(graph_module: fx.GraphModule) -> dict[str, Gaussian]:
             _scale_layer(graph_module.get_submodule(target), gain, shift)
             node.replace_all_uses_with(source)
             graph_module.graph.erase_node(node)
+            replace_submodule(graph_module, path, nn.Module())  # an activation may stand below it
         elif len(node.meta["tensor_meta"].shape) == 4:
             target = path
             channels = gain.numel()

@@ -94,7 +94,7 @@ class CompressedModel:
                 total += 0 if module.bias_codes is None else 4 * module.bias_codes.numel()
             elif isinstance(module, Requantize):
                 total += 5
-            else:
+            elif not isinstance(module, GlobalAveragePool):  # whose scale is that of its quantizer
                 total += sum(t.nbytes for t in (*module.parameters(recurse=False), *module.buffers(recurse=False)))
         return total
 

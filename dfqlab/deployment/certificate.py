@@ -15,7 +15,7 @@ from torch import Tensor
 from dfqlab.compression.integers import IntegerConv2d
 from dfqlab.compression.model import CompressedModel
 from dfqlab.deployment.export import first_line, to_onnx
-from dfqlab.deployment.naming import LayerNames
+from dfqlab.deployment.naming import layer_names
 from dfqlab.deployment.operators import EXACT, NEAR, Node, check
 from dfqlab.deployment.runtime import OnnxModel, load_runtime, saturation_warning, session_options
 from dfqlab.errors import DataError, DeploymentError
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 ENOUGH_CODES = 1_000_000
 NEAR_PER_MILLION = 100
+ENOUGH_AGREEMENT = 0.98
+ENOUGH_SQNR = 20.0
 _BATCH = 16
+_FLOAT = {"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ class Certificate:
             and all(c.worst <= 1 for c in near)
             and self.near_differences * 1_000_000 <= NEAR_PER_MILLION * max(self.near_codes, 1)
             and self.integer_convolutions == self.convolutions
+            and self.top1_agreement >= ENOUGH_AGREEMENT
+            and self.sqnr >= ENOUGH_SQNR
         )
 
     @property
@@ -154,8 +159,8 @@ def certify(
         raise DeploymentError("onnxruntime executes no convolution or linear layer of this model in integers")
     session = _Exposed(fused, nodes)
     default = OnnxModel(exported)
-    names = LayerNames(model)
-    checks = [LayerCheck(names.of(node), node.operator, 0, 0, 0) for node in nodes]
+    names = layer_names(nodes, model)
+    checks = [LayerCheck(name, node.operator, 0, 0, 0) for name, node in zip(names, nodes, strict=True)]
     runtime_logits, torch_logits = [], []
     same_logits = True
     for batch in _endless(as_source(images, model.input)):
@@ -167,13 +172,16 @@ def certify(
         if sum(c.codes for c in checks if c.operator in EXACT) >= ENOUGH_CODES:
             break
     expected, found = torch.cat(torch_logits), torch.cat(runtime_logits)
-    warnings = [saturation_warning(), _not_checked(fused)]
+    warnings = [saturation_warning(), _in_float(fused), _not_checked(fused)]
+    foreign = sum(c.operator in EXACT and c.name not in model.layers for c in checks)
+    if foreign:
+        warnings.append(f"onnxruntime quantizes by itself what the model keeps in float: {_layers(foreign)}")
     if not same_logits:
         warnings.append("a session that fuses the graph itself gives other logits than the graph that was certified")
     return Certificate(
         checks=tuple(checks),
         convolutions=sum(isinstance(layer, IntegerConv2d) for layer in model.layers.values()),
-        integer_convolutions=sum(node.op_type == "QLinearConv" for node in fused.graph.node),
+        integer_convolutions=sum(c.operator == "QLinearConv" and c.name in model.layers for c in checks),
         top1_agreement=float((expected.argmax(1) == found.argmax(1)).double().mean()),
         sqnr=sqnr(expected, found),
         warnings=tuple(w for w in warnings if w),
@@ -218,6 +226,15 @@ class _Exposed:
     def run(self, pixels: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """The tensors by name."""
         return dict(zip(self.names, self.session.run(self.names, {"images": pixels}), strict=True))
+
+
+def _in_float(fused: "onnx.ModelProto") -> str | None:
+    count = sum(node.op_type in _FLOAT for node in fused.graph.node)
+    return f"executed in float: {_layers(count)}" if count else None
+
+
+def _layers(count: int) -> str:
+    return f"{count} convolution{'s' * (count > 1)} or linear layer{'s' * (count > 1)}"
 
 
 def _not_checked(fused: "onnx.ModelProto") -> str | None:

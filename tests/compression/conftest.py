@@ -1,6 +1,7 @@
 """Teachers with weights and BatchNorm statistics that a generator of their own has drawn, and images for them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -8,8 +9,12 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from dfqlab.compression import integers
+from dfqlab.compression.calibration import calibrate
+from dfqlab.compression.insertion import PreparedNetwork, prepare
 from dfqlab.compression.kinds import kind_of
-from dfqlab.compression.model import CompressedModel
+from dfqlab.compression.model import CompressedModel, freeze
+from dfqlab.compression.spec import QuantizationSpec
+from dfqlab.images import StoredImages
 from dfqlab.teachers import Teacher
 
 MakeTeacher = Callable[..., Teacher]
@@ -93,3 +98,48 @@ def inputs_on_grids() -> Callable[[CompressedModel, Tensor], int]:
         return Checker.checked
 
     return check
+
+
+NETWORKS = (
+    "resnet18",
+    "mobilenet_v2",
+    "shufflenet_v2_x0_5",
+    "densenet121",
+    "googlenet",
+    "efficientnet_b0",
+    "regnet_y_400mf",
+    "timm/mobilenetv3_small_050",
+)
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A network of torchvision or timm at 32 by 32, prepared and quantized to 8 bits."""
+
+    name: str
+    teacher: Teacher
+    prepared: PreparedNetwork
+    model: CompressedModel
+    images: Tensor
+
+
+@pytest.fixture(scope="session", params=NETWORKS)
+def compressed(request: pytest.FixtureRequest, make_teacher: MakeTeacher) -> Compressed:
+    """Each network of the zoo, its weights drawn by a generator; whoever asks for it shall not change it."""
+    import timm
+    from torchvision import models
+
+    name: str = request.param
+    with torch.random.fork_rng(devices=[]):
+        if name.startswith("timm/"):
+            module = timm.create_model(name.removeprefix("timm/"), num_classes=10)
+        else:
+            extra = {"googlenet": {"aux_logits": False, "init_weights": False, "transform_input": True}}
+            module = models.get_model(name, num_classes=10, **extra.get(name, {}))
+    teacher = make_teacher(
+        module, size=(3, 32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), classes=10, name=name
+    )
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    prepared = prepare(teacher, QuantizationSpec(calibration="minmax"))
+    calibrate(prepared, StoredImages(images))
+    return Compressed(name, teacher, prepared, freeze(prepared, provenance={}), images)

@@ -186,6 +186,19 @@ def test_relu_is_done_by_its_quantizer_exactly(teacher: Teacher, images: Tensor)
     assert seen[1].min() == 0
 
 
+def test_a_relu_that_its_quantizer_does_not_do_stays(make_teacher: MakeTeacher, images: Tensor) -> None:
+    """Behind an average the quantizer has the range of what is averaged, which reaches below zero."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.AvgPool2d(2), nn.ReLU(), nn.Conv2d(6, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(6, 5),
+    )  # fmt: skip
+    teacher = make_teacher(net)
+    model = fast(teacher, images)
+    assert [row.operation for row in model.table][2] == "average_pool + relu"
+    assert isinstance(model.graph.get_submodule("2"), nn.ReLU)
+    assert sqnr(teacher(images), model(images)) > 25
+
+
 @pytest.mark.parametrize("calibration", ["minmax", "mse"])
 def test_eight_bits_stay_close_to_the_teacher_and_fewer_are_further(
     teacher: Teacher, images: Tensor, calibration: str

@@ -102,6 +102,18 @@ def test_ties_go_to_the_even_code() -> None:
     assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("scale", [0.1, 0.37, 1 / 3, 7.7, 1e-3])
+def test_beside_a_tie_torch_decides_the_same(scale: float) -> None:
+    """There the last bit decides: x / s and x * (1 / s) differ."""
+    s, z = torch.tensor(scale), torch.tensor(0, dtype=torch.int32)
+    ties = (torch.arange(-128, 127) + 0.5) * s
+    beside = [torch.nextafter(ties, torch.tensor(end)) for end in (torch.inf, -torch.inf)]
+    x = torch.cat([ties, *beside])
+    assert not torch.equal(torch.round(x / s), torch.round(x * (1 / s)))
+    expected = torch.fake_quantize_per_tensor_affine(x, s, z, -128, 127)
+    assert torch.equal(fake_quantize(x, s, quant_min=-128, quant_max=127), expected)
+
+
 def test_a_zero_point_moves_ties_by_no_more_than_itself() -> None:
     ties = torch.arange(0, 20) + 0.5  # the zero point is added after rounding, so an odd one does not turn ties around
     odd = fake_quantize(ties, torch.tensor(1.0), torch.tensor(3), quant_min=0, quant_max=255)
