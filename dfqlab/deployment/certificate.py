@@ -68,7 +68,8 @@ class Certificate:
 
     Attributes:
         holds: no code of a convolution or linear layer differs; additions, poolings and concatenations differ by at
-            most one code on at most 100 in a million; every convolution is an integer one.
+            most one code on at most 100 in a million; every convolution that the model holds as integers is executed in
+            integers; the runtime names the class that torch names on 98 % of the images, with logits within 20 dB.
         checks: one for each integer operation.
         codes, differences: of convolutions and linear layers.
         near_codes, near_differences: of additions, poolings and concatenations.
