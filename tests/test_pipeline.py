@@ -8,6 +8,8 @@ from dfqlab.images import ImageSource, Noise, StoredImages, SyntheticSet
 from dfqlab.measures import paired_difference
 from dfqlab.teachers.names import DEFAULT_TEACHER
 
+pytestmark = pytest.mark.traces
+
 
 @pytest.fixture(scope="module")
 def teacher() -> dfqlab.Teacher:
