@@ -17,6 +17,7 @@ from dfqlab.progress import OnStep, Step, ignore
 
 BATCH_SIZE = 64
 _BINS = 2048
+_EXACT_COUNTS = 2**24  # torch.histc counts in float32
 _ONE_SIDED = 100
 _TWO_SIDED = 32
 
@@ -116,12 +117,13 @@ def _extremes(prepared: PreparedNetwork, source: ImageSource, on_step: OnStep) -
 def _histograms(
     prepared: PreparedNetwork, source: ImageSource, ranges: dict[str, tuple[float, float]], on_step: OnStep
 ) -> dict[str, Tensor]:
-    histograms = {path: torch.zeros(_BINS) for path in ranges}
+    histograms = {path: torch.zeros(_BINS, dtype=torch.float64) for path in ranges}
 
     def observe(path: str, x: Tensor) -> None:
         low, high = ranges[path]
         if high > low:
-            histograms[path] += torch.histc(x.float(), _BINS, low, high).cpu()
+            for part in x.float().flatten().split(_EXACT_COUNTS):
+                histograms[path] += torch.histc(part, _BINS, low, high).cpu()
 
     _run(prepared, source, observe, "histograms", on_step)
     return histograms
