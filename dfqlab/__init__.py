@@ -12,7 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dfqlab.compression.model import CompressedModel, load_model, quantize
+    from dfqlab.compression.model import CompressedModel, load_model
+    from dfqlab.compression.quantization import quantize
     from dfqlab.compression.spec import QuantizationSpec
     from dfqlab.data import LabelledImages, load_data
     from dfqlab.deployment import certify, export_onnx
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "dfqlab.compression.model": ("CompressedModel", "load_model", "quantize"),
+    "dfqlab.compression.model": ("CompressedModel", "load_model"),
+    "dfqlab.compression.quantization": ("quantize",),
     "dfqlab.compression.spec": ("QuantizationSpec",),
     "dfqlab.data": ("LabelledImages", "load_data"),
     "dfqlab.deployment": ("certify", "export_onnx"),

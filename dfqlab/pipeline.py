@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dfqlab.checkpoints import write_bytes
-from dfqlab.compression.model import CompressedModel, quantize
+from dfqlab.compression.model import CompressedModel
+from dfqlab.compression.quantization import quantize
 from dfqlab.compression.spec import QuantizationSpec
 from dfqlab.deployment import OnnxModel, certify
 from dfqlab.deployment.export import to_onnx

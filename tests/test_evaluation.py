@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dfqlab import evaluation
-from dfqlab.compression.model import CompressedModel, load_model, quantize
+from dfqlab.compression.model import CompressedModel, load_model
+from dfqlab.compression.quantization import quantize
 from dfqlab.data import LabelledImages, load_data
 from dfqlab.deployment import OnnxModel
 from dfqlab.errors import ConfigurationError, DataError, TeacherError

@@ -12,7 +12,8 @@ from dfqlab.compression import integers
 from dfqlab.compression.calibration import calibrate
 from dfqlab.compression.insertion import PreparedNetwork, prepare
 from dfqlab.compression.kinds import kind_of
-from dfqlab.compression.model import CompressedModel, freeze
+from dfqlab.compression.model import CompressedModel
+from dfqlab.compression.quantization import freeze
 from dfqlab.compression.spec import QuantizationSpec
 from dfqlab.images import StoredImages
 from dfqlab.teachers import Teacher

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfqlab.compression.insertion import PlacementRow, PreparedNetwork, prepare, table_lines
-from dfqlab.compression.model import CompressedModel, quantize
+from dfqlab.compression.model import CompressedModel
+from dfqlab.compression.quantization import quantize
 from dfqlab.compression.spec import QuantizationSpec
 from dfqlab.errors import TeacherError
 from dfqlab.measures import sqnr

@@ -15,7 +15,8 @@ from dfqlab import checkpoints
 from dfqlab.compression.calibration import calibrate
 from dfqlab.compression.insertion import prepare
 from dfqlab.compression.integers import IntegerConv2d, IntegerLinear, Requantize
-from dfqlab.compression.model import FILE_NAME, CompressedModel, freeze, load_model, quantize
+from dfqlab.compression.model import FILE_NAME, CompressedModel, load_model
+from dfqlab.compression.quantization import freeze, quantize
 from dfqlab.compression.spec import QuantizationSpec
 from dfqlab.errors import CheckpointError, ConfigurationError, DataError, OutputError, QuantizationError, TeacherError
 from dfqlab.images import Noise, StoredImages, SyntheticSet

@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 
 from dfqlab import checkpoints
 from dfqlab.compression import serialization
-from dfqlab.compression.model import FILE_NAME, load_model, quantize
+from dfqlab.compression.model import FILE_NAME, load_model
+from dfqlab.compression.quantization import quantize
 from dfqlab.compression.serialization import graph_from_json, graph_to_json
 from dfqlab.errors import CheckpointError, QuantizationError
 from dfqlab.teachers import Teacher

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dfqlab.compression.model import CompressedModel, quantize
+from dfqlab.compression.model import CompressedModel
+from dfqlab.compression.quantization import quantize
 from dfqlab.deployment import Certificate, LayerCheck, certificate, certify, reference
 from dfqlab.deployment.certificate import fuse
 from dfqlab.deployment.export import to_onnx

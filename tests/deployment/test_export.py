@@ -14,7 +14,8 @@ import torchvision
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from dfqlab.compression.model import CompressedModel, quantize
+from dfqlab.compression.model import CompressedModel
+from dfqlab.compression.quantization import quantize
 from dfqlab.deployment import OnnxModel, export_onnx
 from dfqlab.deployment.export import METADATA_KEY, to_onnx
 from dfqlab.errors import DeploymentError, OutputError

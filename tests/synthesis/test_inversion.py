@@ -1,6 +1,8 @@
 """Inversion: a loss that falls, bytes that repeat, and a job that can be stopped."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -309,3 +311,26 @@ def test_terms_see_the_outputs_of_their_own_teacher() -> None:
 
     run(make(0, name="a"), make(1, name="b"), steps=1, objective=Objective(spy=Spy()))
     assert Spy.seen == [("a", 1), ("b", 1)]
+
+
+_COMPILED_AGAINST_EAGER = """
+import dfqlab, torch
+from dfqlab.synthesis import plan
+
+def images(worth_compiling, steps):
+    plan._WORTH_COMPILING = worth_compiling
+    return dfqlab.synthesize(dfqlab.load_teacher("digits/vgg"), "zeroq", count=4, seed=0, steps=steps)
+
+eager, compiled = images(float("inf"), 20), images(0.0, 20)
+assert (eager.plan["compiled"], compiled.plan["compiled"]) == (False, True)
+torch.testing.assert_close(compiled.images, eager.images, rtol=0.02, atol=0.02)
+assert (compiled.images - images(float("inf"), 1).images).abs().max() > 0.5  # it moved
+"""
+
+
+def test_a_compiled_job_takes_the_steps_of_one_that_is_not() -> None:
+    if missing := planning.missing_for_compile():
+        pytest.skip(f"nothing to compile with: {missing}")
+    # In a process of its own: torch.compile cannot follow functions whose shapes are checked.
+    done = subprocess.run([sys.executable, "-c", _COMPILED_AGAINST_EAGER], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
