@@ -101,6 +101,10 @@ def evaluate(
         TeacherError: images of another size than the teacher takes.
         ConfigurationError: an unknown runtime.
     """
+    if not isinstance(data, LabelledBatches):
+        raise DataError(
+            f"expected labelled images with batches(size), as load_data gives them, got {type(data).__name__}"
+        )
     if runtime not in get_args(Runtime):
         raise ConfigurationError(f"no runtime {runtime!r}; {did_you_mean(runtime, get_args(Runtime))}")
     if teacher is None and isinstance(model, CompressedModel):

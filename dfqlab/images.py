@@ -129,7 +129,7 @@ class Noise:
         return self.count
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
-        noise = torch.randn(self.count, *self.input.size, generator=torch.Generator().manual_seed(self.seed))
+        noise = torch.randn(self.count, *self.input.size, generator=torch.Generator().manual_seed(self.seed % 2**63))
         images = self.input.denormalize(noise)
         yield from StoredImages(images.clamp(0, 1) if self.clipped else images).batches(size, generator)
 

@@ -19,12 +19,13 @@ from dfqlab.deployment import OnnxModel, certify
 from dfqlab.deployment.export import to_onnx
 from dfqlab.errors import DataError
 from dfqlab.evaluation import LabelledBatches, compare, evaluate, latency
-from dfqlab.images import ImageSource, Noise, SyntheticSet
-from dfqlab.measures import Interval, batch_norm_distance
+from dfqlab.images import ImageSource, Noise, StoredImages, SyntheticSet
+from dfqlab.measures import batch_norm_distance
 from dfqlab.progress import Cancelled, OnStep, Step, ignore
 from dfqlab.recipes import synthesize
 from dfqlab.report import CertificateSummary, ImagesMade, Pictures, RunReport, Sizes, SourceRow, write_report
 from dfqlab.statistics import ObservedTeacher, remembered
+from dfqlab.synthesis.plan import BATCH_SIZE
 from dfqlab.teachers import Teacher
 
 IMAGES_FILE = "images.safetensors"
@@ -86,8 +87,9 @@ def run(
         Cancelled: stopped by `on_step`; the images made so far are in `out`, marked partial.
         DfqlabError: as the parts do.
     """
-    teacher, recorder = job.teacher, _Recorder(on_step)
+    teacher, recorder = job.teacher, _Recorder(on_step, batches=-(-job.count // BATCH_SIZE))
     images = job.images or _synthesize(job, job.seed, job.count, recorder)
+    teacher.check_size(images.images)
     images.save(out / IMAGES_FILE)
     if images.partial and job.images is None:
         raise Cancelled
@@ -99,12 +101,16 @@ def run(
     write_bytes(out / ONNX_FILE, exported[images.recipe].SerializeToString(deterministic=True))
     held_out = None if judge else _held_out(job, on_step)
     original, quantized = (OnnxModel(proto, threads=1) for proto in (to_onnx(teacher), exported[images.recipe]))
+    rows = []
+    for index, (name, proto) in enumerate(exported.items(), 1):
+        rows.append(_judge(name, OnnxModel(proto), teacher, judge, held_out))
+        on_step(Step("judge", index, len(exported)))
     report = RunReport(
         **_about(job),
         judged_on=f"{len(judge):,} {judge.name}" if judge else None,
         judged_images=len(judge or held_out or ()),
         teacher_accuracy=evaluate(teacher, judge).accuracy_interval if judge else None,
-        rows=tuple(_judge(name, OnnxModel(proto), teacher, judge, held_out) for name, proto in exported.items()),
+        rows=tuple(rows),
         used=images.recipe,
         sizes=Sizes(original.bytes, quantized.bytes, model.packed_bytes),
         latency=latency(original, quantized, images.images[:1].clamp(0, 1)),
@@ -128,12 +134,15 @@ def _sources(teacher: Teacher, images: SyntheticSet, real: ImageSource | None, s
     return sources if real is None else {**sources, "real": real}
 
 
-def _held_out(job: Job, on_step: OnStep) -> SyntheticSet:
-    """Images that no model was calibrated with, from another seed."""
+def _held_out(job: Job, on_step: OnStep) -> StoredImages:
+    """Images that no model was calibrated with, from another seed, as valid pixels.
+
+    A quantized network's input knows valid pixels alone; on others it would be blamed for what it is not asked to do.
+    """
     images = _synthesize(job, job.seed + 1, min(job.count, _HELD_OUT), on_step)
     if images.partial:
         raise Cancelled
-    return images
+    return StoredImages(images.images.clamp(0, 1))
 
 
 def _warnings(teacher: Teacher, images: SyntheticSet) -> tuple[str, ...]:
@@ -160,7 +169,7 @@ def _quantize(job: Job, source: ImageSource, on_step: OnStep) -> CompressedModel
 
 
 def _judge(
-    name: str, runtime: OnnxModel, teacher: Teacher, judge: NamedData | None, held_out: SyntheticSet | None
+    name: str, runtime: OnnxModel, teacher: Teacher, judge: NamedData | None, held_out: StoredImages | None
 ) -> SourceRow:
     """One calibration source's model, executed by onnxruntime."""
     kind = name if name in ("noise", "clipped noise", "real") else "synthetic"
@@ -176,14 +185,10 @@ def _judge(
 def _pictures(
     teacher: Teacher, images: SyntheticSet, recorder: "_Recorder", sources: Mapping[str, ImageSource]
 ) -> Pictures:
-    shown = images.images[:_SHOWN]
+    shown = images.images[:_SHOWN].clamp(0, 1)
     with torch.no_grad():
         named = teacher(shown.to(teacher.device)).argmax(1).tolist()
-        observed, memory = ObservedTeacher(teacher), remembered(teacher)
-        distances = {}
-        for name, source in sources.items():
-            batch = next(source.batches(128)).images.to(teacher.device)
-            distances[name] = tuple(batch_norm_distance(observed(batch).statistics, memory).values())
+        distances = _distances(teacher, sources) if teacher.batch_norms else {}
     return Pictures(
         images=shown,
         captions=tuple(f"taken for {teacher.classes[index]}" for index in named),
@@ -191,6 +196,15 @@ def _pictures(
         bn_layers=teacher.batch_norms,
         bn_distances=distances,
     )
+
+
+def _distances(teacher: Teacher, sources: Mapping[str, ImageSource]) -> dict[str, tuple[float, ...]]:
+    """How far each source moves the BatchNorm layers from what they remember."""
+    observed, memory = ObservedTeacher(teacher), remembered(teacher)
+    batches = {name: next(source.batches(BATCH_SIZE)).images.to(teacher.device) for name, source in sources.items()}
+    return {
+        name: tuple(batch_norm_distance(observed(batch).statistics, memory).values()) for name, batch in batches.items()
+    }
 
 
 def _about(job: Job) -> dict[str, Any]:
@@ -215,8 +229,9 @@ def _about(job: Job) -> dict[str, Any]:
 class _Recorder:
     """Passes steps on, and keeps what the report shows of them: losses, and the first batch as it comes to life."""
 
-    def __init__(self, on_step: OnStep) -> None:
+    def __init__(self, on_step: OnStep, batches: int) -> None:
         self.on_step = on_step
+        self.batches = batches
         self.losses: list[tuple[int, float]] = []
         self.snapshots: list[tuple[int, Tensor]] = []
         self.seconds = 0.0
@@ -224,9 +239,10 @@ class _Recorder:
 
     def __call__(self, step: Step) -> None:
         self.seconds = time.perf_counter() - self.started
-        if "loss" in step.values:
+        steps = step.total // self.batches
+        if "loss" in step.values and step.index <= steps:
             self.losses.append((step.index, step.values["loss"]))
-        if step.index in _SNAPSHOTS and step.images is not None:
+        if step.index in _SNAPSHOTS and step.index < steps and step.images is not None:
             self.snapshots.append((step.index, step.images()[:_WATCHED]))
         self.on_step(step)
 
@@ -252,6 +268,3 @@ class _Recorder:
             last_loss=self.losses[-1][1] if self.losses else None,
             loss_curve=tuple(self.losses[::every]),
         )
-
-
-__all__ = ["IMAGES_FILE", "ONNX_FILE", "Interval", "Job", "run"]

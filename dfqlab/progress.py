@@ -59,6 +59,7 @@ def terminal_progress() -> Iterator[OnStep]:
         if interrupted:
             raise KeyboardInterrupt
         interrupted = True
+        progress.console.print("stopping at the next step; Ctrl-C once more stops at once", highlight=False)
 
     progress = Progress(
         TextColumn("{task.description:<12}"),

@@ -91,11 +91,12 @@ def test_an_opaque_leaf_can_be_named_on_the_command_line(tmp_path: Path) -> None
         (["--activations", "9"], "bits are an integer from 2 to 8"),
         (["--weights", "0"], "bits are an integer from 2 to 8"),
         (["--recipe", "zerq"], "did you mean 'zeroq'?"),
-        (["--teacher", "digits/vg"], "did you mean 'vgg'?"),
+        (["--teacher", "digits/vg"], "did you mean 'digits/vgg'"),
         (["--teacher", "torchvison/resnet18"], "did you mean"),
         (["--teacher", "cifar10/resnet20"], "checkpoint=PATH"),
         (["--eval", "nowhere.npz"], "nowhere.npz"),
         (["--count", "0"], "count=0"),
+        (["--real", "digits", "--eval", "digits"], "must not judge it"),
         (["--leaves", "[hed]"], "has no submodule 'hed'"),
     ],
 )

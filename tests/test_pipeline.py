@@ -1,11 +1,16 @@
 """The promise of the embedded default, executed by onnxruntime: synthetic images calibrate as real ones do."""
 
+from pathlib import Path
+
 import pytest
+import torch
 
 import dfqlab
 from dfqlab.deployment import OnnxModel
+from dfqlab.errors import DfqlabError
 from dfqlab.images import ImageSource, Noise, StoredImages, SyntheticSet
 from dfqlab.measures import paired_difference
+from dfqlab.pipeline import Job, run
 from dfqlab.teachers.names import DEFAULT_TEACHER
 
 pytestmark = pytest.mark.traces
@@ -43,3 +48,33 @@ def test_at_4_bits_they_beat_clipped_noise_and_come_near_real_images(
 def test_at_8_bits_nothing_is_lost(teacher: dfqlab.Teacher, images: SyntheticSet) -> None:
     float_right = dfqlab.evaluate(teacher, dfqlab.load_data("digits")).correct.double()
     assert right(teacher, images, 8).mean() >= float_right.mean() - 0.005
+
+
+def test_without_real_data_a_model_that_loses_nothing_agrees_with_its_teacher(tmp_path: Path) -> None:
+    """Held-out images are valid pixels: on others the quantized input would clip and be blamed for it."""
+    network = dfqlab.load_teacher("digits/vgg")
+    job = Job(network, dfqlab.QuantizationSpec(8, 8), "zeroq", count=32, seed=0, settings={"steps": 40})
+    report = run(job, tmp_path)
+    row = next(row for row in report.rows if row.source == "zeroq")
+    assert report.judged_on is None
+    assert report.judged_images == 32
+    assert row.accuracy is None
+    assert row.agreement is not None
+    assert row.agreement.value >= 0.9
+
+
+def test_pictures_and_losses_follow_the_first_batch_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfqlab.synthesis.plan.BATCH_SIZE", 8)
+    monkeypatch.setattr("dfqlab.pipeline.BATCH_SIZE", 8)
+    job = Job(dfqlab.load_teacher("digits/vgg"), dfqlab.QuantizationSpec(8, 8), "zeroq", 20, 0, {"steps": 12})
+    report = run(job, tmp_path)
+    assert [step for step, _ in report.pictures.snapshots] == [1, 10, 12]
+    assert [step for step, _ in report.images.loss_curve] == list(range(1, 13))
+
+
+def test_images_of_another_size_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    images = SyntheticSet(torch.rand(4, 3, 32, 32), recipe="zeroq")
+    job = Job(dfqlab.load_teacher("digits/vgg"), dfqlab.QuantizationSpec(8, 8), "zeroq", 4, 0, images=images)
+    with pytest.raises(DfqlabError, match=r"\(3, 32, 32\)|\(4, 3, 32, 32\)"):
+        run(job, tmp_path)
+    assert list(tmp_path.iterdir()) == []

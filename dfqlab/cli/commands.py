@@ -38,8 +38,8 @@ def quantize(chosen: options.Quantize, command: str) -> None:
     _known_recipe(chosen.recipe)
     out = _fresh_directory(chosen.out, chosen.overwrite)
     teacher = _teacher(chosen)
-    judge, real = _real_data(chosen, teacher)
     images = SyntheticSet.load(chosen.images) if chosen.images else None
+    judge, real = _real_data(chosen, teacher, len(images) if images else chosen.count)
     settings = {} if chosen.steps is None else {"steps": chosen.steps}
     job = Job(teacher, spec, chosen.recipe, chosen.count, chosen.seed, settings, images, command)
     try:
@@ -50,7 +50,7 @@ def quantize(chosen: options.Quantize, command: str) -> None:
             kept = len(SyntheticSet.load(out / IMAGES_FILE))
             _console.print(
                 f"Stopped. {kept} images as they were then are in {out / IMAGES_FILE}; "
-                f"to go on with them: dfqlab quantize --images {out / IMAGES_FILE} --out NEW",
+                f"to quantize with them: {command} --images {out / IMAGES_FILE} --out NEW",
                 soft_wrap=True,
             )
         raise
@@ -77,13 +77,13 @@ def evaluate_(chosen: options.Evaluate, command: str) -> None:
     path = Path(chosen.model)
     if path.suffix == ".onnx":
         model = OnnxModel(path)
-        data = load_data(chosen.eval)
+        data = load_data(chosen.eval, size=model.size)
     else:
         compressed = load_model(path)
         data = load_data(chosen.eval, size=compressed.input.size)
         model = OnnxModel.of(compressed)
     result = evaluate(model, data)
-    _console.print(f"{path}: {result.accuracy_interval} of {len(data)} images of {data.name}, executed by onnxruntime")
+    _console.print(f"{path}: {result.accuracy_interval} of {len(data):,} {data.name}, executed by onnxruntime")
 
 
 def export(chosen: options.Export, command: str) -> None:
@@ -151,7 +151,9 @@ def _teacher(chosen: options.TeacherOptions) -> Teacher:
     return load_teacher(chosen.teacher, checkpoint=chosen.checkpoint, leaves=chosen.leaves, device=device)
 
 
-def _real_data(chosen: options.Quantize, teacher: Teacher) -> tuple[LabelledImages | None, StoredImages | None]:
+def _real_data(
+    chosen: options.Quantize, teacher: Teacher, count: int
+) -> tuple[LabelledImages | None, StoredImages | None]:
     """What judges, and what the row of real images is calibrated with; the embedded digits have both."""
     embedded = "digits" if chosen.teacher.startswith("digits/") else None
     wanted = chosen.eval or embedded
@@ -161,9 +163,11 @@ def _real_data(chosen: options.Quantize, teacher: Teacher) -> tuple[LabelledImag
             f"{judge.name} has a label {int(judge.labels.max())}, and {teacher.name!r} knows classes 0 to "
             f"{len(teacher.classes) - 1}; is this the data for this teacher?"
         )
+    if chosen.real and chosen.real == chosen.eval:
+        raise ConfigurationError("--real and --eval name the same images: what calibrates a row must not judge it")
     if chosen.real or embedded:
         data = load_data(chosen.real or "digits", split="train", size=teacher.input.size)
-        return judge, StoredImages(next(data.batches(max(chosen.count, 1)))[0])
+        return judge, StoredImages(data.sample(count, seed=chosen.seed))
     return judge, None
 
 
@@ -201,9 +205,11 @@ def _show(report: RunReport) -> None:
             str(row.agreement or "-"),
             "-" if row.sqnr is None else f"{row.sqnr:.1f}",
         )
+    if report.teacher_accuracy is not None:
+        table.add_row("the teacher, in float", str(report.teacher_accuracy), "", "")
     _console.print(table)
     if report.certificate is not None:
-        _console.print(f"\nCertificate: {report.certificate.sentence}")
+        _console.print(f"\n{report.certificate.sentence}")
         for warning in report.certificate.warnings:
             _console.print(f"Note: {warning}.")
 

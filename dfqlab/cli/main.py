@@ -23,9 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "leaves" in values:
         values["leaves"] = tuple(values["leaves"])
     options = VERBS[verb](**values)
-    from dfqlab.cli import commands  # late: it loads torch, which help does not need
-
     try:
+        from dfqlab.cli import commands  # late: it loads torch, which help does not need
+
         commands.COMMANDS[verb](options, shlex.join(["dfqlab", *arguments]))
     except DfqlabError as error:
         print(f"dfqlab {verb}: {error}", file=sys.stderr)

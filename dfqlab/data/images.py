@@ -62,6 +62,11 @@ class LabelledImages:
         """All images in pixel units, 0..1. Image files are read now, all of them."""
         return _unit(self.pixels[:])
 
+    def sample(self, count: int, *, seed: int) -> Float[Tensor, "m c h w"]:
+        """At most `count` images in pixel units, drawn at random, so that images sorted by class are no trap."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed % 2**63))
+        return torch.cat([_unit(self.pixels[i : i + 1]) for i in sorted(order[: max(count, 1)].tolist())])
+
     def batches(self, size: int) -> Iterator[tuple[Float[Tensor, "b c h w"], Int64[Tensor, "b"]]]:
         """Images in pixel units (0..1) and their labels, `size` at a time and in order; the last batch may be smaller.
 

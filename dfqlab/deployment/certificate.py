@@ -104,27 +104,38 @@ class Certificate:
 
     @property
     def holds(self) -> bool:
-        near = [c for c in self.checks if c.operator in NEAR]
-        return (
-            self.codes >= ENOUGH_CODES
-            and self.differences == 0
-            and all(c.worst <= 1 for c in near)
-            and self.near_differences * 1_000_000 <= NEAR_PER_MILLION * max(self.near_codes, 1)
-            and self.integer_convolutions == self.convolutions
-            and self.top1_agreement >= ENOUGH_AGREEMENT
-            and self.sqnr >= ENOUGH_SQNR
-        )
+        return not self.failures
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why it does not hold, each in a few words; nothing where it does."""
+        worst = max((c.worst for c in self.checks if c.operator in NEAR), default=0)
+        conditions = {
+            f"fewer than {ENOUGH_CODES:,} codes were compared": self.codes >= ENOUGH_CODES,
+            "codes of convolutions or linear layers differ": self.differences == 0,
+            f"an addition, pooling or concatenation is off by {worst} codes": worst <= 1,
+            f"more than {NEAR_PER_MILLION} in a million codes of additions, poolings and concatenations differ": (
+                self.near_differences * 1_000_000 <= NEAR_PER_MILLION * max(self.near_codes, 1)
+            ),
+            "a convolution stayed float": self.integer_convolutions == self.convolutions,
+            f"runtime and torch name the same class on only {100 * self.top1_agreement:.1f} % of the images": (
+                self.top1_agreement >= ENOUGH_AGREEMENT
+            ),
+            f"the logits of runtime and torch are only {self.sqnr:.1f} dB alike": self.sqnr >= ENOUGH_SQNR,
+        }
+        return tuple(reason for reason, met in conditions.items() if not met)
 
     @property
     def sentence(self) -> str:
-        """The finding in one sentence."""
+        """The finding in one sentence, with the reasons where it does not hold."""
+        verdict = f"Does not hold, {' and '.join(self.failures)}" if self.failures else "Holds"
         near = ""
         if self.near_codes:
             near = (
                 f"; additions, poolings and concatenations differ on {self.near_differences:,} of {self.near_codes:,}"
             )
         return (
-            f"{'Holds' if self.holds else 'Does not hold'}: onnxruntime executes {self.integer_convolutions} of "
+            f"{verdict}: onnxruntime executes {self.integer_convolutions} of "
             f"{self.convolutions} convolutions in integers, and of {self.codes:,} output codes of convolutions and "
             f"linear layers {self.differences:,} differ from the integer reference{near}."
         )

@@ -89,9 +89,10 @@ class OnnxModel:
         return torch.from_numpy(logits)
 
     @property
-    def size(self) -> tuple[int, ...]:
+    def size(self) -> tuple[int, int, int]:
         """(channels, height, width) of the images that it takes."""
-        return tuple(self.session.get_inputs()[0].shape[1:])
+        channels, height, width = self.session.get_inputs()[0].shape[1:]
+        return channels, height, width
 
 
 def load_runtime() -> Any:

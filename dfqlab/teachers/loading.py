@@ -211,7 +211,8 @@ def _download(fetch: Callable[[], nn.Module], name: str) -> nn.Module:
 
 
 def _unknown(family: str, network: str, known: Collection[str]) -> ConfigurationError:
-    return ConfigurationError(f"no teacher '{family}/{network}'; {did_you_mean(network, known)}")
+    name, names = f"{family}/{network}", [f"{family}/{other}" for other in known]
+    return ConfigurationError(f"no teacher {name!r}; {did_you_mean(name, names)}")
 
 
 def _numbered(classes: int) -> Sequence[str]:

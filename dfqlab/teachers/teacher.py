@@ -112,7 +112,13 @@ class Teacher:
         Raises:
             TeacherError: the network does not take such images or does not return such logits.
         """
-        spec = InputSpec(tuple(size), tuple(map(float, mean)), tuple(map(float, std)))  # type: ignore[arg-type]
+        try:
+            spec = InputSpec(tuple(size), tuple(map(float, mean)), tuple(map(float, std)))  # type: ignore[arg-type]
+        except TypeError as error:
+            raise TeacherError(
+                f"size is (channels, height, width), mean and std hold one number a channel; got size={size!r}, "
+                f"mean={mean!r}, std={std!r}"
+            ) from error
         names = tuple(str(i) for i in range(classes)) if isinstance(classes, int) else tuple(classes)
         name = name or type(module).__name__
         module = copy.deepcopy(module).eval().requires_grad_(False)

@@ -59,3 +59,15 @@ def test_what_does_not_fit_is_answered(
 ) -> None:
     with pytest.raises(DataError, match=answer):
         LabelledImages("some", pixels, labels, classes)
+
+
+def test_a_sample_is_drawn_at_random_since_folders_are_sorted_by_class() -> None:
+    labels = torch.arange(10).repeat_interleave(20)
+    pixels = labels.to(torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    data = LabelledImages("sorted", pixels, labels)
+    drawn = data.sample(30, seed=1)
+    assert drawn.shape == (30, 1, 2, 2)
+    assert len(drawn.unique()) > 5
+    assert torch.equal(drawn, data.sample(30, seed=1))
+    assert not torch.equal(drawn, data.sample(30, seed=2))
+    assert len(data.sample(1000, seed=1)) == 200

@@ -363,3 +363,15 @@ def test_an_unknown_processor_is_said_to_be_unknown() -> None:
 def test_the_warning_stands_in_the_certificate(mixed: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(certificate, "saturation_warning", lambda: "may saturate")
     assert certify(compressed(mixed, 4, 4), fresh_noise(mixed)).warnings == ("may saturate",)
+
+
+def test_a_certificate_that_does_not_hold_says_why() -> None:
+    exact = LayerCheck("a", "QLinearConv", 2_000_000, 0, 0)
+    near = LayerCheck("b", "QLinearAdd", 1_000, 1, 3)
+    good = Certificate((exact,), 1, 1, 1.0, 50.0, ())
+    bad = Certificate((exact, near), 2, 1, 0.5, 7.0, ())
+    assert good.holds
+    assert good.sentence.startswith("Holds: ")
+    assert not bad.holds
+    for reason in ("off by 3 codes", "a million codes", "stayed float", "50.0 % of the images", "7.0 dB"):
+        assert reason in bad.sentence

@@ -199,10 +199,10 @@ def test_a_timm_network_without_a_classifier_is_refused(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("name", "answer"),
     [
-        ("digits/mobilnet", "did you mean 'mobilenet'"),
-        ("cifar10/resnet18", "did you mean 'resnet20'"),
-        ("torchvision/resnt18", "did you mean 'resnet18'"),
-        ("timm/mobilenetv3_smal_050", "did you mean .*'mobilenetv3_small_050'"),
+        ("digits/mobilnet", "did you mean 'digits/mobilenet'"),
+        ("cifar10/resnet18", "did you mean .*'cifar10/resnet20'"),
+        ("torchvision/resnt18", "did you mean .*'torchvision/resnet18'"),
+        ("timm/mobilenetv3_smal_050", "did you mean .*'timm/mobilenetv3_small_050'"),
         ("digit/vgg", "did you mean 'digits/vgg'"),
         ("resnet20", "FAMILY/NETWORK.*did you mean 'cifar10/resnet20'"),
         ("torchvision/", "FAMILY/NETWORK"),

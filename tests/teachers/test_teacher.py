@@ -211,3 +211,11 @@ def test_a_line_of_torchvision_is_not_taken_for_one_of_torch() -> None:
     with pytest.raises(TeacherError) as caught:
         trace(make(Cropping(), classes=3))
     assert "test_teacher.py" not in str(caught.value)
+
+
+@pytest.mark.traces  # shape checks off: the error is ours
+@pytest.mark.parametrize("wrong", [{"size": 64}, {"mean": 0.5}, {"std": None}])
+def test_a_number_where_a_sequence_belongs_is_explained(wrong: dict[str, object]) -> None:
+    arguments = {"size": (1, 4, 4), "mean": (0.5,), "std": (0.5,), "classes": 2} | wrong
+    with pytest.raises(TeacherError, match="one number a channel"):
+        Teacher.from_module(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), **arguments)  # type: ignore[arg-type]
