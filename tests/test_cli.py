@@ -1,7 +1,6 @@
 """The command line as a user meets it: results, refusals, exit codes, a stop that keeps what there is."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 import dfqlab
 from dfqlab.cli import main
 from dfqlab.images import SyntheticSet
+from dfqlab.teachers.cifar_networks import shufflenet_v2
 
 BRIEF = ["quantize", "--teacher", "digits/vgg", "--count", "8", "--steps", "3"]
 
@@ -144,8 +144,7 @@ def test_the_configuration_that_is_printed_can_be_read_back(tmp_path: Path, caps
 
 def test_without_real_data_agreement_is_not_called_accuracy(tmp_path: Path, capsys) -> None:
     checkpoint = tmp_path / "resnet18.safetensors"
-    torchvision = pytest.importorskip("torchvision", reason="needs torchvision, an extra")
-    network = torchvision.models.shufflenet_v2_x0_5(num_classes=10)
+    network = shufflenet_v2()
     save_file(network.state_dict(), checkpoint)
     arguments = ["quantize", "--teacher", "cifar10/shufflenet_v2", "--checkpoint", str(checkpoint), "--count", "4"]
     assert main([*arguments, "--steps", "2", "--out", str(tmp_path / "m")]) == 0
@@ -171,7 +170,6 @@ def test_doctor_names_what_is_installed(capsys) -> None:
     assert "onnxruntime" in said
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 def test_ctrl_c_keeps_the_images_made_so_far(tmp_path: Path) -> None:
     out = tmp_path / "stopped"
     command = shutil.which("dfqlab", path=str(Path(sys.executable).parent)) or "dfqlab"

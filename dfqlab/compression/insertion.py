@@ -1,6 +1,5 @@
 """Where quantizers go: the `deployable` placement, what an integer runtime executes."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,10 +205,3 @@ def _operation(node: fx.Node, graph_module: fx.GraphModule) -> str:
     if node.op == "call_module":
         return type(graph_module.get_submodule(str(node.target))).__name__
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-
-
-def table_lines(rows: Iterable[PlacementRow]) -> str:
-    """The placement table as text."""
-    rows = list(rows)
-    width = max((len(row.name) for row in rows), default=0)
-    return "\n".join(f"{row.name:<{width}}  {row.operation:<24} {row.bits:<10} {row.grid}".rstrip() for row in rows)

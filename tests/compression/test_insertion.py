@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dfqlab.compression.insertion import PlacementRow, PreparedNetwork, prepare, table_lines
+from dfqlab.compression.insertion import PlacementRow, PreparedNetwork, prepare
 from dfqlab.compression.model import CompressedModel
 from dfqlab.compression.quantization import quantize
 from dfqlab.compression.spec import QuantizationSpec
@@ -362,17 +362,6 @@ def test_any_layer_named_as_a_leaf_stays_float(make_teacher: MakeTeacher, images
     kind = type(teacher.module.get_submodule(leaf))
     assert (leaf, kind.__name__, "float") in rows(model.table)
     assert isinstance(model.graph.get_submodule(leaf), kind)
-
-
-def test_the_table_as_text_has_a_line_for_each_row() -> None:
-    lines = table_lines(
-        [PlacementRow("features.0", "conv2d + relu", "4 / 8", "uint8"), PlacementRow("head", "linear", "4 / float", "")]
-    )
-    assert lines == (
-        "features.0  conv2d + relu            4 / 8      uint8\n"
-        "head        linear                   4 / float"
-    )  # fmt: skip
-    assert table_lines([]) == ""
 
 
 def test_layers_of_submodules_are_named_by_their_paths(make_teacher: MakeTeacher) -> None:
