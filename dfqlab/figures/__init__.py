@@ -1,16 +1,28 @@
 """Every plot, for report, lessons and README, under one style sheet. Each function returns a figure; none shows it."""
 
+from dfqlab.figures.bits import accuracy_by_bits
 from dfqlab.figures.dots import accuracy_by_source
+from dfqlab.figures.grids import matrix_view, number_line
 from dfqlab.figures.lines import batch_norm_view, loss_curve
+from dfqlab.figures.memory import layer_statistics, running_statistic, value_ranges
 from dfqlab.figures.pictures import coming_to_life, image_grid
+from dfqlab.figures.stairs import channel_ranges, staircase
 from dfqlab.figures.style import color_of, to_png
 
 __all__ = [
+    "accuracy_by_bits",
     "accuracy_by_source",
     "batch_norm_view",
+    "channel_ranges",
     "color_of",
     "coming_to_life",
     "image_grid",
+    "layer_statistics",
     "loss_curve",
+    "matrix_view",
+    "number_line",
+    "running_statistic",
+    "staircase",
     "to_png",
+    "value_ranges",
 ]

@@ -1,7 +1,6 @@
 """Lines with their names at their ends: losses over steps, and what BatchNorm layers saw."""
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -9,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from dfqlab.errors import DataError
-from dfqlab.figures.style import COLORS, INK, canvas, color_of, printable, set_title, settle, style
+from dfqlab.figures.labels import evenly, median_sentence, name_ends
+from dfqlab.figures.style import COLORS, INK, canvas, color_of, printable, set_title, style
 
 _DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     "-",
@@ -50,7 +50,7 @@ def loss_curve(
     axes.margins(x=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     _scale(axes, values)
-    _name_ends(figure, axes, steps, values, dict.fromkeys(values, color))
+    name_ends(figure, axes, steps, values, dict.fromkeys(values, color))
     return figure
 
 
@@ -70,20 +70,20 @@ def batch_norm_view(
     """
     _require(distances, len(layers), "layers")
     figure, axes = canvas(4.4)
-    set_title(figure, title or _median_layer(distances))
+    set_title(figure, title or median_sentence(distances, of="layer"))
     positions = range(len(layers))
     for source, line in distances.items():
         color, marker = color_of(source), "o" if len(layers) <= 24 else ""
         below = color == COLORS["real"]  # where nothing is between them, the recipe is seen
         axes.plot(positions, _finite(line), color=color, marker=marker, markersize=5, zorder=2.0 if below else 2.1)
-    named = _evenly(len(layers), _NAMED_LAYERS)
+    named = evenly(len(layers), _NAMED_LAYERS)
     axes.set_xticks(named, [_tail(layers[index]) for index in named], rotation=32, ha="right", rotation_mode="anchor")
     axes.tick_params(axis="x", labelsize="small")
     axes.set_xlim(-0.3, len(layers) - 0.7)
     axes.set_ylabel("distance from what is\nremembered (std)")
     axes.grid(visible=False, axis="x")
     _scale(axes, distances)
-    _name_ends(figure, axes, positions, distances, {source: color_of(source) for source in distances})
+    name_ends(figure, axes, positions, distances, {source: color_of(source) for source in distances})
     return figure
 
 
@@ -93,20 +93,6 @@ def _require(lines: Mapping[str, Sequence[float]], length: int, of: str) -> None
     for name, line in lines.items():
         if len(line) != length:
             raise DataError(f"{name!r} has {len(line)} values for {length} {of}")
-
-
-def _median_layer(distances: Mapping[str, Sequence[float]]) -> str:
-    medians = {
-        source: statistics.median(finite)
-        for source, line in distances.items()
-        if (finite := [value for value in line if math.isfinite(value)])
-    }
-    if not medians:
-        return "No source gave BatchNorm layers finite values"
-    order = sorted(medians, key=medians.__getitem__)
-    told = order if len(order) <= 4 else [order[0], order[-1]]
-    others = "".join(f", {source} {_short(medians[source])}" for source in told[1:])
-    return f"In the median layer, {told[0]} is {_short(medians[told[0]])}{others} std from what is remembered"
 
 
 def _finite(line: Sequence[float]) -> list[float]:
@@ -129,68 +115,6 @@ def _scale(axes: Axes, lines: Mapping[str, Sequence[float]]) -> None:
         axes.set_ylim(low, high + 0.06 * (high - low or 1))
 
 
-def _name_ends(
-    figure: Figure,
-    axes: Axes,
-    x: Sequence[int],
-    lines: Mapping[str, Sequence[float]],
-    colors: Mapping[str, str],
-) -> None:
-    """Write each line's name at its end, no name over another."""
-    labels = []
-    for name, line in lines.items():
-        drawn = [(at, value) for at, value in zip(x, line, strict=True) if math.isfinite(value)]
-        if drawn:
-            y = max(drawn[-1][1], axes.get_ylim()[0])
-            label = axes.annotate(
-                printable(name, 28),
-                xy=(1, y),
-                xycoords=("axes fraction", "data"),
-                xytext=(9, 0),
-                textcoords="offset points",
-                color=colors[name],
-                fontweight="bold",
-                verticalalignment="center_baseline",
-            )
-            labels.append(label)
-    settle(figure)  # only now is it known how many points a unit of y takes
-    heights = [axes.transData.transform((0, label.xy[1]))[1] * 72 / figure.dpi for label in labels]
-    low, high = axes.bbox.y0 * 72 / figure.dpi, axes.bbox.y1 * 72 / figure.dpi
-    for label, height, place in zip(labels, heights, _apart(heights, 17, low, high), strict=True):
-        label.set_position((9, place - height))
-
-
-def _apart(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Heights moved as little as leaves `gap` between any two, and none outside low..high where there is room.
-
-    >>> _apart([5, 6, 30], gap=4, low=0, high=40)
-    [3.5, 7.5, 30.0]
-    """
-    groups: list[tuple[float, list[int]]] = []  # the height of a group's lowest, and its members from there up
-    for index in sorted(range(len(heights)), key=lambda index: heights[index]):
-        members = [index]
-        bottom = max(low, min(high, heights[index]))
-        while groups and groups[-1][0] + gap * len(groups[-1][1]) > bottom:
-            members = groups.pop()[1] + members
-            middle = statistics.fmean(heights[member] for member in members)
-            bottom = max(low, min(high - gap * (len(members) - 1), middle - gap * (len(members) - 1) / 2))
-        groups.append((bottom, members))
-    places = {member: bottom + gap * rank for bottom, members in groups for rank, member in enumerate(members)}
-    return [float(places[index]) for index in range(len(heights))]
-
-
-def _evenly(count: int, most: int) -> list[int]:
-    """At most `most` indices below `count`, the first and the last among them, and evenly apart where numbers allow."""
-    if count <= most:
-        return list(range(count))
-    chosen = next((n for n in range(most, most // 2, -1) if (count - 1) % (n - 1) == 0), most)
-    return [round(index * (count - 1) / (chosen - 1)) for index in range(chosen)]
-
-
 def _tail(name: str) -> str:
     name = printable(name)
     return name if len(name) <= _LONGEST_NAME else "…" + name[1 - _LONGEST_NAME :]
-
-
-def _short(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"

@@ -13,6 +13,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
 DPI = 110
 WIDTH = 7.4  # inches: 814 pixels, the column of a report
@@ -38,6 +39,7 @@ COLORS = {
     "real": "#000000",
 }
 OTHER = "#8c564b"
+ROUNDING, CLIPPING = "#007a87", "#d8435a"  # the two errors of quantization
 
 _FONT = "DejaVu Sans"  # comes with matplotlib, so that a figure looks the same on every system
 _RC: dict[Any, Any] = {  # by name: matplotlib's own type of a name is a list of all of them
@@ -100,6 +102,22 @@ def canvas(height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
+def sheet(title: str, height: float) -> Figure:
+    """A figure with `height` inches under its title and no layout to solve, so that a slider may redraw it at once."""
+    lines = title_lines(title)
+    total = height + 0.14 + 0.255 * len(lines)
+    figure = Figure(figsize=(WIDTH, total))
+    figure.set_layout_engine("none")
+    figure.suptitle("\n".join(lines), x=0.008, y=1 - 0.1 / total, ha="left", va="top")
+    return figure
+
+
+def place(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Axes on a sheet, in inches from its lower left corner."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
 def set_title(figure: Figure, title: str) -> None:
     """Put a sentence over a figure, from its left edge, in as many lines as it takes."""
     figure.suptitle("\n".join(title_lines(title)), x=0.008, horizontalalignment="left")
@@ -107,6 +125,8 @@ def set_title(figure: Figure, title: str) -> None:
 
 def settle(figure: Figure) -> None:
     """Find the layout, which takes a few rounds, and keep it: from here on the figure draws the same every time."""
+    if isinstance(figure.get_layout_engine(), PlaceHolderLayoutEngine):  # a sheet: nothing to find
+        return
     for _ in range(3):
         figure.draw_without_rendering()
     figure.set_layout_engine("none")
