@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 # What each target installs beside dfqlab itself: extras of pyproject.toml.
 extras-demo := deploy,zoo
-extras-test := deploy,zoo,test
+extras-test := deploy,zoo,lab,browser,test
 extras-lab := deploy,zoo,lab
 
 .PHONY: help demo test check lab lessons
@@ -26,13 +26,11 @@ check: .venv/.installed-test ## lint, format, types, and which way imports go
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-lab: .venv/.installed-lab ## open JupyterLab on the lessons
-	@$(BIN)/jupyter lab $(wildcard notebooks)
+lab: .venv/.installed-lab ## open the first lesson in JupyterLab, in lessons/, a copy that is yours to write in
+	@$(BIN)/dfqlab lesson 00
 
-lessons: .venv/.installed-lab ## run every lesson anew and keep what it shows
-	@set -- notebooks/*.ipynb; \
-		if [ -e "$$1" ]; then $(BIN)/jupyter nbconvert --to notebook --execute --inplace "$$@"; \
-		else echo 'There are no lessons yet.'; fi
+lessons: .venv/.installed-lab ## run every lesson anew and keep what it shows; some only: make lessons ids="01 02"
+	@$(BIN)/python -m dfqlab.lab.rebuild $(ids)
 
 .venv/.installed-%: pyproject.toml | $(BIN)/pip
 	@echo "Installing dfqlab[$(extras-$*)] into .venv; the first time this takes some minutes."

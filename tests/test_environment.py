@@ -11,8 +11,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 (BY_PIP,) = (need["pip"] for need in ENVIRONMENT["dependencies"] if isinstance(need, dict))
-NOT_IN_CONDA = {"browser"}  # it wants a browser too, which pip does not bring
-EXTRAS = {name: needs for name, needs in PROJECT["optional-dependencies"].items() if name not in NOT_IN_CONDA}
+EXTRAS = PROJECT["optional-dependencies"]
 
 
 def test_conda_brings_python_and_pip_and_nothing_else() -> None:
@@ -24,7 +23,7 @@ def test_pip_is_asked_for_what_pyproject_asks_for() -> None:
     assert sorted(BY_PIP) == sorted([*PROJECT["dependencies"], *(need for needs in EXTRAS.values() for need in needs)])
 
 
-@pytest.mark.parametrize("name", ["torch", "torchvision", "jupyterlab", "triton", "ipywidgets", "nbval"])
+@pytest.mark.parametrize("name", ["torch", "torchvision", "jupyterlab", "triton", "ipywidgets", "nbval", "playwright"])
 def test_the_fixed_packages_stand_in_the_environment(name: str) -> None:
     assert any(re.match(rf"{name}\b", need) for need in BY_PIP)
 

@@ -2,17 +2,16 @@
 
 import os
 import platform
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from dfqlab.checkpoints import write_bytes
 from dfqlab.cli import options
+from dfqlab.cli.terminal import console
 from dfqlab.compression.model import load_model
 from dfqlab.compression.spec import QuantizationSpec
 from dfqlab.data import LabelledImages, load_data
@@ -28,8 +27,6 @@ from dfqlab.recipes.names import RECIPES
 from dfqlab.report import RunReport
 from dfqlab.synthesis.plan import missing_for_compile
 from dfqlab.teachers import Teacher, load_teacher
-
-_console = Console(width=min(100, shutil.get_terminal_size((100, 24)).columns), highlight=False)
 
 
 def quantize(chosen: options.Quantize, command: str) -> None:
@@ -48,14 +45,14 @@ def quantize(chosen: options.Quantize, command: str) -> None:
     except Cancelled:
         if (out / IMAGES_FILE).exists():
             kept = len(SyntheticSet.load(out / IMAGES_FILE))
-            _console.print(
+            console.print(
                 f"Stopped. {kept} images as they were then are in {out / IMAGES_FILE}; "
                 f"to quantize with them: {command} --images {out / IMAGES_FILE} --out NEW",
                 soft_wrap=True,
             )
         raise
     _show(report)
-    _console.print(f"\nmodel, ONNX file and report: {out}/\nopen {out / 'report.html'}", soft_wrap=True)
+    console.print(f"\nmodel, ONNX file and report: {out}/\nopen {out / 'report.html'}", soft_wrap=True)
 
 
 def synthesize_(chosen: options.Synthesize, command: str) -> None:
@@ -67,7 +64,7 @@ def synthesize_(chosen: options.Synthesize, command: str) -> None:
     with terminal_progress() as on_step:
         images = synthesize(teacher, chosen.recipe, count=chosen.count, seed=chosen.seed, on_step=on_step, **settings)
     images.save(out / IMAGES_FILE)
-    _console.print(f"{len(images)} images{' (partial)' if images.partial else ''}: {out / IMAGES_FILE}")
+    console.print(f"{len(images)} images{' (partial)' if images.partial else ''}: {out / IMAGES_FILE}")
     if images.partial:
         raise Cancelled
 
@@ -83,7 +80,7 @@ def evaluate_(chosen: options.Evaluate, command: str) -> None:
         data = load_data(chosen.eval, size=compressed.input.size)
         model = OnnxModel.of(compressed)
     result = evaluate(model, data)
-    _console.print(f"{path}: {result.accuracy_interval} of {len(data):,} {data.name}, executed by onnxruntime")
+    console.print(f"{path}: {result.accuracy_interval} of {len(data):,} {data.name}, executed by onnxruntime")
 
 
 def export(chosen: options.Export, command: str) -> None:
@@ -92,7 +89,7 @@ def export(chosen: options.Export, command: str) -> None:
     if out.exists() and not chosen.overwrite:
         raise OutputError(f"{out} exists; choose another --out, or --overwrite it")
     export_onnx(load_model(chosen.model), out)
-    _console.print(f"{out}: {out.stat().st_size:,} bytes")
+    console.print(f"{out}: {out.stat().st_size:,} bytes")
 
 
 def train_teacher(chosen: options.TrainTeacher, command: str) -> None:
@@ -118,7 +115,7 @@ def train_teacher(chosen: options.TrainTeacher, command: str) -> None:
 
     write_bytes(out, to_bytes({k: v.contiguous() for k, v in module.state_dict().items()}))
     result = evaluate(load_teacher(chosen.teacher, checkpoint=out), load_data("digits"))
-    _console.print(f"{out}: {result.accuracy_interval} of the held-out digits (seed {seed})")
+    console.print(f"{out}: {result.accuracy_interval} of the held-out digits (seed {seed})")
 
 
 def doctor(chosen: options.Doctor, command: str) -> None:
@@ -141,7 +138,7 @@ def doctor(chosen: options.Doctor, command: str) -> None:
     table.add_row("integer products", saturation_warning() or "exact (VNNI)")
     data = os.environ.get("DFQLAB_DATA")
     table.add_row("DFQLAB_DATA", data or "not set: tests and benchmarks on CIFAR-10 are skipped")
-    _console.print(table)
+    console.print(table)
 
 
 def _teacher(chosen: options.TeacherOptions) -> Teacher:
@@ -194,7 +191,7 @@ def _fresh_directory(name: str, overwrite: bool) -> Path:
 
 
 def _show(report: RunReport) -> None:
-    _console.print(f"\n[bold]{report.sentence}[/bold]\n", markup=True)
+    console.print(f"\n[bold]{report.sentence}[/bold]\n", markup=True)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("calibrated on", "accuracy", "agrees with the teacher", "SQNR, dB"):
         table.add_column(column, justify="left" if column == "calibrated on" else "right")
@@ -207,11 +204,11 @@ def _show(report: RunReport) -> None:
         )
     if report.teacher_accuracy is not None:
         table.add_row("the teacher, in float", str(report.teacher_accuracy), "", "")
-    _console.print(table)
+    console.print(table)
     if report.certificate is not None:
-        _console.print(f"\n{report.certificate.sentence}")
+        console.print(f"\n{report.certificate.sentence}")
         for warning in report.certificate.warnings:
-            _console.print(f"Note: {warning}.")
+            console.print(f"Note: {warning}.")
 
 
 COMMANDS: dict[str, Callable[[Any, str], None]] = {

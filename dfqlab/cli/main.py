@@ -1,9 +1,11 @@
 """Parse the command line, run a verb, turn errors into sentences and exit codes."""
 
+import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from typing import Any
 
 import jsonargparse
 
@@ -24,9 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values["leaves"] = tuple(values["leaves"])
     options = VERBS[verb](**values)
     try:
-        from dfqlab.cli import commands  # late: it loads torch, which help does not need
-
-        commands.COMMANDS[verb](options, shlex.join(["dfqlab", *arguments]))
+        _command(verb)(options, shlex.join(["dfqlab", *arguments]))
     except DfqlabError as error:
         print(f"dfqlab {verb}: {error}", file=sys.stderr)
         return WRONG_USE
@@ -36,6 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return OK
 
 
+def _command(verb: str) -> Callable[[Any, str], None]:
+    """What carries a verb out, imported late: most of them load torch, which help and the lessons do not need."""
+    if verb == "lesson":
+        from dfqlab.cli.lesson import lesson
+
+        return lesson
+    from dfqlab.cli import commands
+
+    return commands.COMMANDS[verb]
+
+
 def _parser() -> jsonargparse.ArgumentParser:
     parser = jsonargparse.ArgumentParser(
         prog="dfqlab",
@@ -43,11 +54,21 @@ def _parser() -> jsonargparse.ArgumentParser:
     )
     verbs = parser.add_subcommands(title="verbs", metavar="VERB", description="dfqlab VERB --help tells more")
     for name, options in VERBS.items():
-        sub = jsonargparse.ArgumentParser(description=(options.__doc__ or "").split("\n")[0])
+        doc = options.__doc__ or ""
+        sub = jsonargparse.ArgumentParser(description=doc.split("\n")[0])
         sub.add_argument("--config", action="config", help="read options from a YAML file")
+        positional = [f.name for f in fields(options) if f.metadata.get("positional")]
         switches = [f.name for f in fields(options) if f.type is bool]
-        sub.add_class_arguments(options, as_group=False, skip=set(switches))
+        for argument in positional:
+            sub.add_argument(argument, nargs="?", type=str, help=_described(argument, doc))
+        sub.add_class_arguments(options, as_group=False, skip={*positional, *switches})
         for switch in switches:
-            sub.add_argument(f"--{switch}", action="store_true", help="replace the results of an earlier run")
-        verbs.add_subcommand(name, sub, help=(options.__doc__ or "").split("\n")[0])
+            sub.add_argument(f"--{switch}", action="store_true", help=_described(switch, doc))
+        verbs.add_subcommand(name, sub, help=doc.split("\n")[0])
     return parser
+
+
+def _described(name: str, doc: str) -> str:
+    """The line of a docstring that describes an attribute."""
+    (line,) = re.findall(rf"^ +{name}: (.+)$", doc, re.MULTILINE)
+    return str(line)

@@ -1,6 +1,6 @@
 """What each verb takes. Help needs these and no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -127,6 +127,23 @@ class TrainTeacher:
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """Open a lesson in JupyterLab, as a copy that you may write into; without a lesson, list them.
+
+    Attributes:
+        lesson: its number or its name.
+        folder: where your copies are; what you edited there is never overwritten.
+        port: where JupyterLab listens; it takes the next free one by itself.
+        copy_only: copy the lessons and do not open JupyterLab.
+    """
+
+    lesson: str | None = field(default=None, metadata={"positional": True})
+    folder: str = "lessons"
+    port: int = 8888
+    copy_only: bool = False
+
+
+@dataclass(frozen=True)
 class Doctor:
     """Say what is installed, what this machine can do, and what is missing."""
 
@@ -137,5 +154,6 @@ VERBS = {
     "evaluate": Evaluate,
     "export": Export,
     "train-teacher": TrainTeacher,
+    "lesson": Lesson,
     "doctor": Doctor,
 }
