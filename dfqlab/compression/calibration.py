@@ -20,6 +20,7 @@ _BINS = 2048
 _EXACT_COUNTS = 2**24  # torch.histc counts in float32
 _ONE_SIDED = 100
 _TWO_SIDED = 32
+_NOTHING_SEEN = (math.inf, -math.inf)
 
 
 def calibrate(prepared: PreparedNetwork, source: ImageSource, *, on_step: OnStep = ignore) -> None:
@@ -99,16 +100,25 @@ def least_squared_error_range(
     return best
 
 
+def widened(seen: tuple[float, float], x: Float[Tensor, "*shape"]) -> tuple[float, float]:
+    """The smallest range that holds the range seen so far and every value of x; NaN where x holds one.
+
+    >>> widened((-1.0, 2.0), torch.tensor([0.5, 2.5]))
+    (-1.0, 2.5)
+    """
+    low, high = (float(end) for end in torch.aminmax(x))
+    return min(low, seen[0]), max(high, seen[1])
+
+
 def _extremes(prepared: PreparedNetwork, source: ImageSource, on_step: OnStep) -> dict[str, tuple[float, float]]:
     seen: dict[str, tuple[float, float]] = {}
 
     def observe(path: str, x: Tensor) -> None:
-        low, high = (float(v) for v in torch.aminmax(x))
+        low, high = widened(seen.get(path, _NOTHING_SEEN), x)
         if not (math.isfinite(low) and math.isfinite(high)):
             name = prepared.activations[path].name
             raise DataError(f"on these images {name!r} gives NaN or infinity; expected finite images in 0..1")
-        before = seen.get(path, (low, high))
-        seen[path] = (min(low, before[0]), max(high, before[1]))
+        seen[path] = (low, high)
 
     _run(prepared, source, observe, "ranges", on_step)
     return seen

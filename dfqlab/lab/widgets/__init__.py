@@ -1,0 +1,7 @@
+"""The widgets of the lessons, one file a subject. Each function returns an `Explorer` or an `Experiment`."""
+
+from dfqlab.lab.widgets.calibration import accuracy_by_width
+from dfqlab.lab.widgets.integer_grid import integer_grid
+from dfqlab.lab.widgets.layers import layer_memory
+
+__all__ = ["accuracy_by_width", "integer_grid", "layer_memory"]
