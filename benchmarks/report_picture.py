@@ -3,7 +3,6 @@
 make demo && python -m benchmarks.report_picture runs/demo/report.html
 """
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,13 +10,15 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.browser import find_chromium
+
 PICTURE = Path(__file__).parent / "results" / "report.png"
 _WINDOW = (1000, 1250)
 
 
 def main() -> None:
     """Take the picture."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    browser = find_chromium()
     if len(sys.argv) != 2 or browser is None:
         sys.exit("usage: python -m benchmarks.report_picture REPORT.html   (needs Chromium)")
     with tempfile.TemporaryDirectory() as folder:

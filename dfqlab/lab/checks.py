@@ -2,7 +2,7 @@
 
 import inspect
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ class Exercise:
     Attributes:
         id: "LESSON.NAME".
         answer: what the library does. Its parameters are those of the stub.
-        cases: arguments to try; the first is drawn, on a tensor that a reader can hold in the head.
+        cases: arguments to try, on tensors that a reader can hold in the head; the first that goes wrong is drawn.
         drawn: the parameters shown beside the results; each has an element for each element of the result.
         hints: for the three mistakes that people make.
         library: where the library does it, as a dotted name.
@@ -79,12 +79,12 @@ def _examine(exercise: Exercise, yours: Any, time_limit: float) -> Verdict:
             return result
         found.append(result)
     expected = [exercise.answer(*_copied(case)) for case in exercise.cases]
-    drawn = _drawn(exercise, found[0])
-    if all(map(_equal, found, expected)):
-        return Verdict(
-            "passed", f"Right, in all {len(expected)} cases. The library does it in {exercise.library}.", **drawn
-        )
-    difference = _difference(exercise, found, expected)
+    wrong = next((number for number, pair in enumerate(zip(found, expected, strict=True)) if not _equal(*pair)), None)
+    if wrong is None:
+        said = f"Right, in all {len(expected)} cases. The library does it in {exercise.library}."
+        return Verdict("passed", said, **_drawn(exercise, found[0]))
+    drawn = _drawn(exercise, found[wrong], wrong)
+    difference = _difference(exercise, exercise.cases[wrong], found[wrong], expected[wrong])
     for hint in exercise.hints:
         if all(map(_equal, found, [hint.mistake(*_copied(case)) for case in exercise.cases])):
             return Verdict("wrong", difference, hint.text, **drawn)
@@ -165,43 +165,38 @@ def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {words.rstrip('.')}" if words else type(error).__name__
 
 
-def _difference(exercise: Exercise, found: Sequence[Tensor], expected: Sequence[Tensor]) -> str:
-    for yours, right in zip(found, expected, strict=True):
-        if yours.shape != right.shape:
-            return f"Its result has the shape {tuple(yours.shape)}; expected {tuple(right.shape)}."
-        if yours.dtype != right.dtype:
-            return (
-                f"The values have the type {_dtype(yours)}; expected {_dtype(right)}; .to({right.dtype}) converts them."
-            )
-        if yours.isnan().any() and not right.isnan().any():
-            return f"{int(yours.isnan().sum())} of {yours.numel()} values are NaN."
-    number = next(n for n, pair in enumerate(zip(found, expected, strict=True)) if not _equal(*pair))
-    case, yours, right = exercise.cases[number], found[number], expected[number]
+def _difference(exercise: Exercise, case: tuple[Any, ...], yours: Tensor, right: Tensor) -> str:
+    if yours.shape != right.shape:
+        return f"Its result has the shape {tuple(yours.shape)}; expected {tuple(right.shape)}."
+    if yours.dtype != right.dtype:
+        return f"The values have the type {_dtype(yours)}; expected {_dtype(right)}; .to({right.dtype}) converts them."
+    if yours.isnan().any() and not right.isnan().any():
+        return f"{int(yours.isnan().sum())} of {yours.numel()} values are NaN."
     wrong = ~torch.isclose(yours.double(), right.double(), rtol=_RELATIVE, atol=_ABSOLUTE, equal_nan=True).flatten()
     at, count = int(wrong.nonzero()[0]), int(wrong.sum())
     which = f"element {at}" if right.dim() else "the result"
     given = ", ".join(f"{name} = {_number(value)}" for name, value in _elements(exercise, case, at))
-    where = f" (not the case below; here {_given(exercise, case)})" if number else ""
     return (
-        f"{count} of {right.numel()} values {'differs' if count == 1 else 'differ'}{where}: {which} is "
+        f"{count} of {right.numel()} values {'differs' if count == 1 else 'differ'}: {which} is "
         f"{_number(yours.flatten()[at])}, expected {_number(right.flatten()[at])}{f' for {given}' if given else ''}."
     )
 
 
-def _drawn(exercise: Exercise, yours: Tensor | None = None) -> dict[str, Any]:
-    """The drawn case: the inputs that go with each element, what is expected, and what came."""
-    expected = exercise.answer(*_copied(exercise.cases[0]))
+def _drawn(exercise: Exercise, yours: Tensor | None = None, number: int = 0) -> dict[str, Any]:
+    """A case, drawn: the inputs that go with each element, what is expected, and what came."""
+    case = exercise.cases[number]
+    expected = exercise.answer(*_copied(case))
     if yours is not None and yours.numel() != expected.numel():
         yours = None
     rows: list[tuple[str, ...]] = [(*exercise.drawn, "expected", "yours", "")]
     for at, right in enumerate(expected.flatten()):
-        given = [_number(value) for _, value in _elements(exercise, exercise.cases[0], at)]
+        given = [_number(value) for _, value in _elements(exercise, case, at)]
         if yours is None:
             rows.append((*given, _number(right), "", ""))
         else:
             own = yours.flatten()[at]
             rows.append((*given, _number(right), _number(own), "✓" if _close(own, right) else "≠"))
-    return {"given": _given(exercise, exercise.cases[0]), "rows": tuple(rows)}
+    return {"given": _given(exercise, case), "rows": tuple(rows)}
 
 
 def _elements(exercise: Exercise, case: tuple[Any, ...], at: int) -> list[tuple[str, Any]]:

@@ -35,6 +35,11 @@ class Drawing:
             f'<p role="status" aria-live="polite" style="margin:2px 8px">{sentence}</p>'
         )
 
+    def show(self) -> None:
+        """Show both under a cell, the sentence as text: not every page reads a picture's alternative text."""
+        show(self.figure, self.sentence)
+        print(self.sentence)
+
 
 def show(figure: Figure, alt: str) -> None:
     """Show a figure under a cell.

@@ -11,7 +11,7 @@ from typing import Any
 
 from dfqlab.errors import ConfigurationError, did_you_mean
 from dfqlab.lab.controls import INDENT, Control
-from dfqlab.lab.display import Drawing, show
+from dfqlab.lab.display import Drawing
 from dfqlab.lab.job import Job
 from dfqlab.progress import OnStep, Step
 
@@ -45,8 +45,7 @@ class Explorer:
 
     def picture(self, **values: Any) -> None:
         """The static twin: what the widget shows with these values."""
-        drawing = self.drawing(**values)
-        show(drawing.figure, drawing.sentence)
+        self.drawing(**values).show()
 
     def view(self) -> "ExplorerView":
         """The widget, as it stands in a notebook."""
@@ -115,8 +114,7 @@ class Experiment:
 
     def picture(self, **values: Any) -> None:
         """The static twin: run it here and now with these values, and show the last picture."""
-        drawing = self.draw(self.steps(**values))
-        show(drawing.figure, drawing.sentence)
+        self.draw(self.steps(**values)).show()
 
     def work(self, values: dict[str, Any], steps: list[Step]) -> Callable[[OnStep], Any]:
         """The run as a job does it: every step is kept in `steps`, then told."""

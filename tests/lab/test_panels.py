@@ -551,7 +551,7 @@ def test_without_ipywidgets_one_sentence_and_the_static_twin(
     panel = explorer() if made == "explorer" else counter.experiment
     with capture_output() as shown:
         panel._ipython_display_()
-    assert shown.stdout.count("\n") == 1
+    assert shown.stdout.count("\n") == 2  # why there are no controls, and what the picture says
     assert shown.stdout.startswith("ipywidgets is not installed")
     assert "pip install 'dfqlab[lab]'" in shown.stdout
     (output,) = shown.outputs
