@@ -117,7 +117,7 @@ class Noise:
         input: the network's input spec.
         count: how many images.
         seed: of the noise.
-        clipped: cut to the valid pixel range, the honest control; raw noise flatters every method.
+        clipped: cut to the valid pixel range: the control that a method which makes possible pixels is held to.
     """
 
     input: InputSpec

@@ -99,7 +99,7 @@ def test_without_jupyterlab_it_says_what_to_install_and_copies_all_the_same(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["lesson", "01", "--folder", str(one_lesson)]) == 2
-    assert "pip install 'dfqlab[lab]'" in capsys.readouterr().err
+    assert 'pip install "dfqlab[lab]"' in capsys.readouterr().err
     assert main(["lesson", "01", "--folder", str(one_lesson), "--copy_only"]) == 0
 
 

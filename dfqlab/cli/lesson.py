@@ -29,7 +29,7 @@ def lesson(chosen: options.Lesson, command: str) -> None:
     wanted = find_lesson(chosen.lesson)
     if not chosen.copy_only and importlib.util.find_spec("jupyterlab") is None:
         raise DfqlabError(
-            "lessons are read and run in JupyterLab, which is not installed; try: pip install 'dfqlab[lab]'"
+            'lessons are read and run in JupyterLab, which is not installed; try: pip install "dfqlab[lab]"'
         )
     _show(copy_lessons(folder))
     if not chosen.copy_only:

@@ -50,7 +50,9 @@ def call(function: Callable[..., Any], arguments: Sequence[Any], time_limit: flo
         returned_in_time = not thread.is_alive()
     finally:  # who interrupts the kernel meanwhile does not want it to go on either
         stopped = returned_in_time or _stop(thread, ends)
-    return ends[0] if returned_in_time else Call("stopped" if stopped else "running")
+    if returned_in_time or (ends and ends[0].end == "returned"):  # it may have come back just then
+        return ends[0]
+    return Call("stopped" if stopped else "running")
 
 
 def _stop(thread: threading.Thread, ends: Sequence[Call]) -> bool:

@@ -42,7 +42,7 @@ class Exercise:
         answer: what the library does. Its parameters are those of the stub.
         cases: arguments to try, on tensors that a reader can hold in the head; the first that goes wrong is drawn.
         drawn: the parameters shown beside the results; each has an element for each element of the result.
-        hints: for the three mistakes that people make.
+        hints: for the mistakes that people make, three or more.
         library: where the library does it, as a dotted name.
     """
 
@@ -50,7 +50,7 @@ class Exercise:
     answer: Callable[..., Tensor]
     cases: tuple[tuple[Any, ...], ...]
     drawn: tuple[str, ...]
-    hints: tuple[Hint, Hint, Hint]
+    hints: tuple[Hint, ...]
     library: str
 
 

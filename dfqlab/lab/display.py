@@ -84,7 +84,7 @@ def _with_short_docstrings(code: str) -> str:
             continue
         words, docstring = ast.get_docstring(node), node.body[0]
         first, last = docstring.lineno - 1, docstring.end_lineno or docstring.lineno
-        if words and last - first > 1:
+        if words and last > first:
             lines[first:last] = [lines[first][: docstring.col_offset] + _quoted(words.split("\n")[0])]
     return "\n".join(lines)
 

@@ -19,7 +19,7 @@ _REDRAW_SECONDS = 0.5
 _UNDER_CONTROLS = {"margin": f"0 0 0 {INDENT}"}
 _WITHOUT_WIDGETS = (
     "ipywidgets is not installed in this kernel, so there are no controls to turn, only the picture of how they stand "
-    "first; pip install 'dfqlab[lab]' brings them."
+    'first; pip install "dfqlab[lab]" brings them.'
 )
 
 
@@ -181,24 +181,34 @@ class ExperimentView:
         with self._lock:
             try:
                 work = self._experiment.work({name: control.value for name, control in self.controls.items()}, steps)
+                job = Job(work, on_change=lambda job: self._follow(job, steps))
+                running = _start_unless_one_runs(job)
             except Exception as error:
                 self._fail(error)
                 return
-            job = Job(work, on_change=lambda job: self._follow(job, steps))
-            self.job = _start_unless_one_runs(job)
-            self._own = self.job is job
+            if running is self.job:  # pressed twice
+                return
+            self.job, self._own = running, running is job
             if self._own:
                 self.error = None
             else:
-                self.status.value = _status(f"an experiment runs already ({self.job.sentence}); Cancel stops it")
+                self.status.value = _status(f"an experiment runs already ({running.sentence}); Cancel stops it")
                 self.cancel.disabled = False
+                threading.Thread(target=self._wait_for, args=(running,), daemon=True).start()
 
     def _cancel(self, _button: Any = None) -> None:
         with self._lock:
-            if self.job is not None:
+            if self.job is not None and self.job.state == "running":
                 self.job.cancel()
                 waiting = "asked the other experiment to stop; once it has, Run starts this one"
                 self.status.value = _status(self.job.sentence if self._own else waiting)
+
+    def _wait_for(self, other: Job[Any]) -> None:
+        """Say when another experiment's job has ended."""
+        other.join()
+        with self._lock:
+            if self.job is other:
+                self.status.value, self.cancel.disabled = _status("not started"), True
 
     def _follow(self, job: Job[Any], steps: Sequence[Step]) -> None:
         """Called in the worker thread: show where the job is, and now and then its picture.

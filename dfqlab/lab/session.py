@@ -39,7 +39,7 @@ def start(lesson: str) -> None:
     print(f"Running every cell takes about {found.seconds} s of computing.")
     if missing := missing_packages(found):
         extras = ",".join(found.needs)
-        print(f"Not installed: {', '.join(missing)}; some cells will fail. To get them: pip install 'dfqlab[{extras}]'")
+        print(f'Not installed: {", ".join(missing)}; some cells will fail. To get them: pip install "dfqlab[{extras}]"')
 
 
 def missing_packages(lesson: Lesson) -> list[str]:

@@ -301,6 +301,27 @@ def test_a_second_experiment_is_refused_while_one_runs_and_its_cancel_stops_that
     assert (status_of(second), other.begun) == ("done: 3 of 3 steps", 1)
 
 
+def test_a_refused_view_says_when_the_other_experiment_has_ended(counter: Counter) -> None:
+    first, other = counter.started(), Counter()
+    second = other.experiment.view()
+    second.run.click()
+    assert "runs already" in status_of(second)
+    counter.go.release(3)
+    ended(first)
+    wait_for(lambda: status_of(second) == "not started")
+    assert second.cancel.disabled
+
+
+def test_pressing_run_twice_leaves_the_job_the_views_own(counter: Counter) -> None:
+    view = counter.started()
+    view.run.click()
+    view.cancel.click()
+    assert "other experiment" not in status_of(view)
+    counter.go.release()
+    ended(view)
+    assert status_of(view) == "cancelled at step 1 of 3"
+
+
 def test_a_second_view_of_the_same_experiment_is_another_one(counter: Counter) -> None:
     first = counter.started()
     second = counter.experiment.view()
@@ -553,7 +574,7 @@ def test_without_ipywidgets_one_sentence_and_the_static_twin(
         panel._ipython_display_()
     assert shown.stdout.count("\n") == 2  # why there are no controls, and what the picture says
     assert shown.stdout.startswith("ipywidgets is not installed")
-    assert "pip install 'dfqlab[lab]'" in shown.stdout
+    assert 'pip install "dfqlab[lab]"' in shown.stdout
     (output,) = shown.outputs
     assert set(output.data) == {"image/png", "text/plain"}
     assert output.data["text/plain"] == ("4 bits, affine" if made == "explorer" else "3 steps of size 2")

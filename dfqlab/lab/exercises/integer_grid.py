@@ -36,6 +36,10 @@ def _staying_codes(x: Tensor, scale: float, zero_point: int, quant_min: int, qua
     return (torch.round(x / scale) + zero_point).clamp(quant_min, quant_max)
 
 
+def _zero_point_first(x: Tensor, scale: float, zero_point: int, quant_min: int, quant_max: int) -> Tensor:
+    return (torch.round(x / scale + zero_point).clamp(quant_min, quant_max) - zero_point) * scale
+
+
 def _without_zero_inside(low: Tensor, high: Tensor, bits: int) -> Tensor:
     return torch.round(-low / ((high - low) / (2.0**bits - 1)))
 
@@ -50,7 +54,7 @@ def _wrong_sign(low: Tensor, high: Tensor, bits: int) -> Tensor:
     return torch.round(low / ((high - low) / (2.0**bits - 1)))
 
 
-_X = torch.tensor([-2.0, -0.75, -0.26, 0.0, 0.26, 0.75, 1.3, 9.0])
+_X = torch.tensor([-2.0, -0.75, -0.25, 0.0, 0.25, 0.8, 1.3, 9.0])
 
 EXERCISES = (
     Exercise(
@@ -69,6 +73,10 @@ EXERCISES = (
             ),
             Hint(
                 "Return real numbers, not their codes: (code - zero_point) * scale brings a code back.", _staying_codes
+            ),
+            Hint(
+                "Round x / scale first and add zero_point after: with an odd one a half goes the other way.",
+                _zero_point_first,
             ),
         ),
         library="dfqlab_kernels.fake_quantize",

@@ -12,7 +12,7 @@ from dfqlab.lab.exercises import EXERCISES, check
 from dfqlab.lab.exercises.integer_grid import quantize_dequantize, zero_point
 
 QUANTIZE, ZERO_POINT = "01.quantize_dequantize", "01.zero_point"
-CLIP, NEAREST, BACK = (hint.text for hint in EXERCISES[QUANTIZE].hints)
+CLIP, NEAREST, BACK, AFTER = (hint.text for hint in EXERCISES[QUANTIZE].hints)
 CONTAIN, ROUND, SIGN = (hint.text for hint in EXERCISES[ZERO_POINT].hints)
 
 
@@ -124,7 +124,20 @@ def returns_the_codes(x, scale, zero_point, quant_min, quant_max):
     return torch.from_numpy(codes.astype(np.float32))
 
 
-@pytest.mark.parametrize(("yours", "hint"), [(forgets_the_ends, CLIP), (uses_int, NEAREST), (returns_the_codes, BACK)])
+def adds_the_zero_point_too_early(x, scale, zero_point, quant_min, quant_max):
+    codes = np.clip(np.rint(x.numpy() / np.float32(scale) + zero_point), quant_min, quant_max)
+    return torch.from_numpy(((codes - zero_point) * np.float32(scale)).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("yours", "hint"),
+    [
+        (forgets_the_ends, CLIP),
+        (uses_int, NEAREST),
+        (returns_the_codes, BACK),
+        (adds_the_zero_point_too_early, AFTER),
+    ],
+)
 def test_quantize_dequantize_written_wrong_is_told_why(yours: Callable[..., Tensor], hint: str) -> None:
     verdict = check(QUANTIZE, yours)
     assert (verdict.outcome, verdict.hint) == ("wrong", hint)
@@ -136,7 +149,15 @@ def test_half_rounded_up_is_wrong_and_the_table_shows_where() -> None:
 
     verdict = check(QUANTIZE, half_up)
     assert verdict.outcome == "wrong"
-    assert [row[0] for row in verdict.rows if row[-1] == "≠"] == ["-0.75"]
+    assert [row[0] for row in verdict.rows if row[-1] == "≠"] == ["-0.75", "0.25"]
+
+
+def test_half_rounded_away_from_zero_is_wrong() -> None:
+    def half_away(x, scale, zero_point, quant_min, quant_max):
+        steps = torch.sign(x) * torch.floor(x.abs() / scale + 0.5)
+        return ((steps + zero_point).clamp(quant_min, quant_max) - zero_point) * scale
+
+    assert check(QUANTIZE, half_away).outcome == "wrong"
 
 
 def zero_by_formula(low, high, bits):
