@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import dfqlab
 from dfqlab.cli import main
 from dfqlab.images import SyntheticSet
-from dfqlab.teachers.cifar_networks import shufflenet_v2
+from dfqlab.teachers.cifar_networks import resnet20
 
 BRIEF = ["quantize", "--teacher", "digits/vgg", "--count", "8", "--steps", "3"]
 
@@ -142,11 +142,12 @@ def test_the_configuration_that_is_printed_can_be_read_back(tmp_path: Path, caps
     assert SyntheticSet.load(tmp_path / "m" / "images.safetensors").seed == 5
 
 
+@pytest.mark.traces
 def test_without_real_data_agreement_is_not_called_accuracy(tmp_path: Path, capsys) -> None:
-    checkpoint = tmp_path / "resnet18.safetensors"
-    network = shufflenet_v2()
+    checkpoint = tmp_path / "resnet20.safetensors"
+    network = resnet20()
     save_file(network.state_dict(), checkpoint)
-    arguments = ["quantize", "--teacher", "cifar10/shufflenet_v2", "--checkpoint", str(checkpoint), "--count", "4"]
+    arguments = ["quantize", "--teacher", "cifar10/resnet20", "--checkpoint", str(checkpoint), "--count", "4"]
     assert main([*arguments, "--steps", "2", "--out", str(tmp_path / "m")]) == 0
     assert "this is not accuracy" in capsys.readouterr().out
     report = json.loads((tmp_path / "m" / "report.json").read_text())
