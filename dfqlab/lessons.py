@@ -151,8 +151,8 @@ def copy_lessons(folder: Path, source: Path | None = None) -> tuple[LessonCopy, 
     if folder.resolve() == source.resolve():
         raise OutputError(f"{folder} is where the lessons come from; choose another folder for copies to work in")
     originals = {lesson: _notebook(source, lesson) for lesson in read_lessons(source)}
-    record = _read_record(folder)
-    copies = []
+    before = _read_record(folder)
+    record, copies = dict(before), []
     for lesson, original in originals.items():
         path = folder / lesson.file
         ours, theirs = _sha256(original), _sha256_of_file(path)
@@ -167,7 +167,7 @@ def copy_lessons(folder: Path, source: Path | None = None) -> tuple[LessonCopy, 
         if copy.state != "kept":
             record[lesson.file] = ours
         copies.append(copy)
-    if record != _read_record(folder):
+    if record != before:
         write_json(folder / RECORD, {"copied": record})
     return tuple(copies)
 

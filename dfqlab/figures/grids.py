@@ -12,6 +12,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
+import dfqlab_kernels
 from dfqlab.errors import DataError
 from dfqlab.figures.labels import minus, wide
 from dfqlab.figures.style import INK, MUTED, RULE, WIDTH, place, printable, sheet, style
@@ -29,7 +30,7 @@ def number_line(
     """The integer grid as a ruler, codes under it and the reals that they stand for above, and where `x` lands.
 
     Args:
-        x: rounded half to even and clipped, in float32 as `dfqlab_kernels.fake_quantize` does it.
+        x: rounded and clipped by `dfqlab_kernels.fake_quantize`.
         scale, zero_point: code `q` stands for `(q - zero_point) * scale`.
         quant_min, quant_max: the ends of the grid, inclusive.
         title: a sentence that says what to see; tells the code and what it stands for if None.
@@ -43,8 +44,11 @@ def number_line(
         raise DataError(f"scale={scale}: expected a positive number, try 0.1")
     if quant_min >= quant_max:
         raise DataError(f"codes {quant_min}..{quant_max}: expected two or more, try -8..7")
-    position = float(np.float32(x) * (np.float32(1) / np.float32(scale))) + zero_point
-    code = max(quant_min, min(quant_max, zero_point + round(position - zero_point)))
+    position = x / scale + zero_point
+    landed = dfqlab_kernels.fake_quantize(
+        torch.tensor([x]), torch.tensor([scale]), torch.tensor([zero_point]), quant_min=quant_min, quant_max=quant_max
+    )
+    code = zero_point + round(float(landed) / scale)
     real, number = _real((code - zero_point) * scale, scale), minus(f"{x:.4g}")
     clipped = not quant_min - 0.5 <= position <= quant_max + 0.5
     how = "is clipped to" if clipped else "becomes"

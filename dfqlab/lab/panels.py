@@ -13,7 +13,7 @@ from dfqlab.errors import ConfigurationError, did_you_mean
 from dfqlab.lab.controls import INDENT, Control
 from dfqlab.lab.display import Drawing
 from dfqlab.lab.job import Job
-from dfqlab.progress import OnStep, Step
+from dfqlab.progress import OnStep, Step, ignore
 
 _REDRAW_SECONDS = 0.5
 _UNDER_CONTROLS = {"margin": f"0 0 0 {INDENT}"}
@@ -109,7 +109,7 @@ class Experiment:
             ConfigurationError: a control that it does not have, or a value that the control cannot take.
         """
         steps: list[Step] = []
-        self._run(**_chosen(self.controls, values), on_step=steps.append)
+        self.work(values, steps)(ignore)
         return steps
 
     def picture(self, **values: Any) -> None:
