@@ -7,7 +7,7 @@ extras-demo := deploy,zoo
 extras-test := deploy,zoo,lab,browser,test
 extras-lab := deploy,zoo,lab
 
-.PHONY: help demo test check lab lessons
+.PHONY: help demo test check lab lessons bench
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -19,6 +19,7 @@ demo: .venv/.installed-demo ## quantize the embedded teacher without its data, a
 
 test: .venv/.installed-test ## every test
 	@$(BIN)/pytest
+	@TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels/programs tests/lab/interpreted || [ $$? = 5 ] # 5: no Triton, no tests
 
 check: .venv/.installed-test ## lint, format, types, and which way imports go
 	$(BIN)/ruff check
@@ -31,6 +32,11 @@ lab: .venv/.installed-lab ## open the first lesson in JupyterLab, in lessons/, a
 
 lessons: .venv/.installed-lab ## run every lesson anew and keep what it shows; some only: make lessons ids="01 02"
 	@$(BIN)/python -m dfqlab.lab.rebuild $(ids)
+
+bench: .venv/.installed-demo ## measure the kernels and rewrite kernels/README.md; some only: make bench ops="fake_quantize"
+	@$(BIN)/python -m dfqlab_kernels.bench $(ops)
+	@$(BIN)/python -m benchmarks.inversion_step
+	@$(BIN)/python -m benchmarks.kernels_readme
 
 .venv/.installed-%: pyproject.toml | $(BIN)/pip
 	@echo "Installing dfqlab[$(extras-$*)] into .venv; the first time this takes some minutes."

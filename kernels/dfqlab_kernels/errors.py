@@ -3,3 +3,7 @@
 
 class ShapeError(ValueError):
     """A tensor whose shape an op cannot take: says what was expected and what came."""
+
+
+class BackendError(RuntimeError):
+    """Triton was asked for where it cannot run: says why, and what runs instead."""

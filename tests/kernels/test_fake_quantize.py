@@ -255,6 +255,46 @@ def test_nan_and_infinity_count_as_clipped(clip_gradient: bool, expected: list[f
     assert x.grad.tolist() == expected
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("clip_gradient", [True, False])
+@pytest.mark.parametrize("axis", [None, 1])
+def test_the_gradient_does_not_depend_on_what_is_saved_for_it(
+    axis: int | None, clip_gradient: bool, dtype: torch.dtype
+) -> None:
+    scale = torch.tensor(0.37) if axis is None else torch.tensor([0.37, 0.5, 1.0, 2.0])
+    gradients = []
+    for save in ("mask", "input"):
+        x = random(50, 4, factor=3).to(dtype).requires_grad_()
+        y = fake_quantize(
+            x, scale, torch.full_like(scale, 2), quant_min=0, quant_max=15, axis=axis,
+            clip_gradient=clip_gradient, save=save,  # type: ignore[arg-type]
+        )  # fmt: skip
+        y.backward(random(50, 4, seed=1).to(dtype))
+        assert x.grad is not None
+        gradients.append(x.grad)
+    assert torch.equal(*gradients)
+    assert (gradients[0] == 0).any() == clip_gradient
+
+
+def test_a_byte_an_element_is_saved_or_x_itself_or_nothing() -> None:
+    x, scale, saved = random(50, 4).requires_grad_(), torch.tensor(0.5), list[Tensor]()
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    def run(**choice: Any) -> list[Tensor]:
+        saved.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            fake_quantize(x, scale, quant_min=-8, quant_max=7, **choice)
+        return saved
+
+    assert sum(t.nbytes for t in run()) == x.numel()
+    assert sum(t.nbytes for t in run(save="input")) == x.nbytes + 4  # and the scale
+    assert saved[0].data_ptr() == x.data_ptr()  # no copy
+    assert run(clip_gradient=False) == run(clip_gradient=False, save="input") == []
+
+
 def test_the_gradient_follows_a_strided_input() -> None:
     base = random(6, 8, factor=5).requires_grad_()
     fake_quantize(base[:, ::2].t(), torch.tensor(1.0), quant_min=-100, quant_max=100).sum().backward()

@@ -1,0 +1,91 @@
+"""Fake quantization with a straight-through gradient: fixed ranges, and ranges that learn."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Save = Literal["mask", "input"]
+
+
+def fake_quantize(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    axis: int | None,
+    quant_min: int,
+    quant_max: int,
+    clip_gradient: bool,
+    save: Save,
+) -> Tensor:
+    """`y = (clamp(rint(x / s) + z, quant_min, quant_max) - z) * s`; the gradient passes where nothing was clipped."""
+    zero_point = None if zero_point is None else along(zero_point, x, axis)
+    y: Tensor = _FakeQuantize.apply(x, along(scale, x, axis), zero_point, quant_min, quant_max, clip_gradient, save)
+    return y
+
+
+class _FakeQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        quant_min: int,
+        quant_max: int,
+        clip_gradient: bool,
+        save: Save,
+    ) -> Tensor:
+        code, scale, zero_point = _code(x, scale, zero_point)
+        ctx.clip_gradient, ctx.grid = clip_gradient, (quant_min, quant_max)
+        if clip_gradient and save == "mask":
+            code, unclipped = code.clamp(quant_min, quant_max), code
+            ctx.save_for_backward(_equal(unclipped, code))
+        else:
+            code.clamp_(quant_min, quant_max)
+            if clip_gradient:
+                ctx.save_for_backward(x, scale, zero_point)
+        return (code if zero_point is None else code.sub_(zero_point)).mul_(scale).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.clip_gradient:
+            inside, *saved = ctx.saved_tensors
+            if saved:
+                code, _, _ = _code(inside, *saved)
+                inside = _equal(code, code.clamp(*ctx.grid))
+            gradient = torch.where(inside, gradient, 0)
+        return gradient, None, None, None, None, None, None
+
+
+def _code(x: Tensor, scale: Tensor, zero_point: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The integer of each element, not clipped yet, and scale and zero point in the precision of the arithmetic."""
+    dtype = accumulation_dtype(x)
+    scale = scale.to(dtype)
+    code = (x.to(dtype) * (1 / scale)).round_()
+    if zero_point is None:
+        return code, scale, None
+    zero_point = zero_point.to(dtype)
+    return code.add_(zero_point), scale, zero_point
+
+
+def _equal(code: Tensor, clipped: Tensor) -> Tensor:
+    """Where a code is its own clipped one, NaN nowhere. Overwrites `code`: on a CPU, a comparison that makes booleans
+
+    at once costs twice as much as one in place and a conversion.
+    """
+    return code.eq_(clipped).to(torch.bool)
+
+
+def accumulation_dtype(x: Tensor) -> torch.dtype:
+    """float64 for float64, float32 for everything smaller."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def along(qparam: Tensor, x: Tensor, axis: int | None) -> Tensor:
+    """One number for the whole tensor, or one for each index of `axis`, shaped to broadcast against x."""
+    if axis is None:
+        return qparam.reshape(())
+    shape = [1] * x.dim()
+    shape[axis] = -1
+    return qparam.reshape(shape)

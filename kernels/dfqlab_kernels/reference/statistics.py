@@ -1,0 +1,94 @@
+"""What a batch does to a BatchNorm layer: mean and variance of each channel.
+
+Moments are how statistics travel: (3, groups, splits, c), the count, the mean and the sum of squared deviations of each
+part of a channel. Groups are samples (or one, the batch); here a group is never split, a kernel splits it as it needs.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfqlab_kernels.reference.quantization import accumulation_dtype
+
+
+def channel_stats(x: Tensor, per_sample: bool, correction: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel, accumulated in float32 (float64 for float64)."""
+    mean, squares, count = _moments(x, per_sample)
+    return mean, squares / (count - correction)
+
+
+def channel_moments(x: Tensor, per_sample: bool) -> Tensor:
+    """(3, groups, 1, c): count, mean and sum of squared deviations of each channel."""
+    mean, squares, count = _moments(x, per_sample)
+    moments = torch.stack([torch.full_like(mean, count), mean, squares])
+    return moments[:, :, None] if per_sample else moments[:, None, None]
+
+
+def merge_moments(moments: Sequence[Tensor], correction: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of all layers side by side, (groups, total), from the moments of each.
+
+    Of parts with counts n, means m and sums M: `mean = m_0 + sum n (m - m_0) / N` and
+    `var = (sum M + sum n (m - mean)^2) / (N - correction)` (Chan et al. 1983).
+    """
+    means, variances = [], []
+    for count, mean, squares in moments:
+        first = mean[:, :1]
+        whole = first + (count * (mean - first)).sum(1, keepdim=True) / count.sum(1, keepdim=True)
+        within = squares.sum(1) + (count * (mean - whole).square()).sum(1)
+        means.append(whole[:, 0])
+        variances.append(within / (count.sum(1) - correction))
+    return torch.cat(means, -1), torch.cat(variances, -1)
+
+
+def bn_activation_stats(
+    x: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, activation: str, per_sample: bool
+) -> tuple[Tensor, Tensor]:
+    """`activation(x * scale + shift + residual)`, computed as moments are, and the moments of x."""
+    z = torch.addcmul(along_channels(shift, x), x, along_channels(scale, x))
+    z = z if residual is None else z + residual
+    y = z.relu() if activation == "relu" else z.clamp(0, 6) if activation == "relu6" else z
+    return y.to(x.dtype), channel_moments(x, per_sample)
+
+
+def along_channels(values: Tensor, x: Tensor) -> Tensor:
+    """One number a channel, shaped to broadcast against x (n, c, ...), in the precision of the arithmetic."""
+    return values.to(accumulation_dtype(x)).reshape(-1, *[1] * (x.dim() - 2))
+
+
+def _moments(x: Tensor, per_sample: bool) -> tuple[Tensor, Tensor, int]:
+    reduced = list(range(2, x.dim())) if per_sample else [0, *range(2, x.dim())]
+    count = math.prod([x.shape[d] for d in reduced])
+    if not reduced:  # (n, c) per sample: one element, its own mean
+        x = x.to(accumulation_dtype(x))
+        return x.clone(), torch.zeros_like(x), count
+    mean, squares = _Moments.apply(x, reduced, count)
+    return mean, squares, count
+
+
+class _Moments(torch.autograd.Function):
+    """Mean and sum of squared deviations. By hand, because torch's gradient of a variance reads x once more."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, reduced: list[int], count: int) -> tuple[Tensor, Tensor]:
+        # Vectorised passes: torch.var_mean is several times slower on a CPU, and E[x^2] - E[x]^2 cancels. What
+        # rounding left in the mean is measured and taken out, so that a constant channel has variance 0 exactly.
+        values = x.to(accumulation_dtype(x))
+        rough = values.mean(reduced, keepdim=True)
+        deviation = values - rough
+        rest = deviation.mean(reduced, keepdim=True)
+        mean = rough + rest
+        squares = deviation.square().sum(reduced)
+        squares = (squares - count * rest.square().reshape(squares.shape)).clamp(min=0)
+        ctx.save_for_backward(x, mean)
+        ctx.count = count
+        return mean.reshape(squares.shape), squares
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, to_mean: Tensor, to_squares: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean = ctx.saved_tensors
+        constant = to_mean.reshape(mean.shape) / ctx.count
+        return torch.addcmul(constant, x - mean, 2 * to_squares.reshape(mean.shape)).to(x.dtype), None, None
