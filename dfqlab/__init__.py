@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dfqlab.progress import Cancelled, Step
     from dfqlab.recipes import synthesize
     from dfqlab.teachers import InputSpec, Teacher, load_teacher
-    from dfqlab_kernels import ShapeError
+    from dfqlab_kernels import BackendError, ShapeError, backend
 
 __version__ = "0.1.0"
 
@@ -41,11 +41,12 @@ _HOME = {
     "dfqlab.progress": ("Cancelled", "Step"),
     "dfqlab.recipes": ("synthesize",),
     "dfqlab.teachers": ("InputSpec", "Teacher", "load_teacher"),
-    "dfqlab_kernels": ("ShapeError",),
+    "dfqlab_kernels": ("BackendError", "ShapeError", "backend"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "BackendError",
     "Batch",
     "Cancelled",
     "CompressedModel",
@@ -63,6 +64,7 @@ __all__ = [
     "Teacher",
     "Term",
     "Weighted",
+    "backend",
     "certify",
     "evaluate",
     "export_onnx",

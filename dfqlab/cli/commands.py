@@ -27,6 +27,7 @@ from dfqlab.recipes.names import RECIPES
 from dfqlab.report import RunReport
 from dfqlab.synthesis.plan import missing_for_compile
 from dfqlab.teachers import Teacher, load_teacher
+from dfqlab_kernels import explain_backend
 
 
 def quantize(chosen: options.Quantize, command: str) -> None:
@@ -134,6 +135,7 @@ def doctor(chosen: options.Doctor, command: str) -> None:
         table.add_row(package, version(package))
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; work runs on the CPU"
     table.add_row("GPU", gpu)
+    table.add_row("kernels", explain_backend())
     table.add_row("torch.compile", missing_for_compile() or "ready")
     table.add_row("integer products", saturation_warning() or "exact (VNNI)")
     data = os.environ.get("DFQLAB_DATA")

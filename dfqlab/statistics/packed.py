@@ -1,18 +1,13 @@
-"""What BatchNorm layers remember, and what a batch does to them: a teacher rewritten to return `TeacherOutputs`."""
+"""The statistics of all BatchNorm layers in one packed buffer: what a teacher remembers, and what a batch does."""
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, fx, nn
+from torch import Tensor
 
-import dfqlab_kernels
-from dfqlab.errors import TeacherError
-from dfqlab.teachers import Teacher, trace
+from dfqlab.teachers import Teacher
 
 Per = Literal["batch", "sample"]
 
@@ -106,90 +101,6 @@ def layout_of(teacher: Teacher) -> Layout:
 def _running(teacher: Teacher) -> list[tuple[Tensor, Tensor]]:
     buffer = teacher.module.get_buffer
     return [(buffer(f"{name}.running_mean"), buffer(f"{name}.running_var")) for name in teacher.batch_norms]
-
-
-class ObservedTeacher(nn.Module):
-    """A teacher that also tells its statistics. Takes images in pixel units, differentiable in them.
-
-    A network that torch.fx can follow is rewritten: statistics are nodes of its graph, so that torch.compile sees them.
-    Any other is watched through hooks that stand only while it runs.
-    """
-
-    def __init__(self, teacher: Teacher, per: Per = "batch") -> None:
-        super().__init__()
-        teacher.require_batch_norm("there are no statistics to observe")
-        self.teacher = teacher
-        self.per: Per = per
-        self.layout = layout_of(teacher)
-        self.rewritten = _rewrite(teacher, per)
-
-    def forward(self, images: Tensor) -> TeacherOutputs:
-        x = self.teacher.input.normalize(images)
-        if self.rewritten is not None:
-            logits, stats, features = self.rewritten(x)
-        else:
-            logits, stats, features = _watch(self.teacher, x, self.per)
-        input_mean, input_var = dfqlab_kernels.channel_stats(x, per=self.per)
-        mean = torch.cat([mean for mean, _ in stats], -1)
-        var = torch.cat([var for _, var in stats], -1)
-        return TeacherOutputs(logits, Statistics(mean, var, self.layout, input_mean, input_var), features)
-
-
-def _rewrite(teacher: Teacher, per: Per) -> fx.GraphModule | None:
-    """The network as a graph that returns (logits, statistics, features), or None where a graph would not tell all."""
-    try:
-        graph_module = copy.deepcopy(trace(teacher))
-    except TeacherError:
-        return None
-    graph = graph_module.graph
-    stats: dict[str, fx.Node] = {}
-    features = None
-    hidden = False  # whether a linear layer inside a leaf comes after the last one that the graph shows
-    for node in list(graph.nodes):
-        if node.op != "call_module":
-            continue
-        module = graph_module.get_submodule(node.target)
-        if node.target in teacher.batch_norms and node.target not in stats:
-            with graph.inserting_before(node):
-                stats[node.target] = graph.call_function(dfqlab_kernels.channel_stats, (node.args[0],), {"per": per})
-        elif isinstance(module, nn.Linear):
-            features, hidden = node.args[0], False
-        elif any(isinstance(child, nn.Linear) for child in module.modules()):
-            hidden = True
-    if tuple(stats) != teacher.batch_norms or hidden:  # some are inside a leaf
-        return None
-    (output,) = graph.find_nodes(op="output")
-    output.args = ((output.args[0], tuple(stats.values()), features),)
-    graph_module.recompile()
-    return graph_module
-
-
-def _watch(teacher: Teacher, x: Tensor, per: Per) -> tuple[Tensor, list[tuple[Tensor, Tensor]], Tensor | None]:
-    stats: dict[str, tuple[Tensor, Tensor]] = {}
-    features: list[Tensor] = []
-    with _hooks() as handles:
-        for name in teacher.batch_norms:
-
-            def observe(module: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
-                if name not in stats:
-                    stats[name] = dfqlab_kernels.channel_stats(args[0], per=per)
-
-            handles.append(teacher.module.get_submodule(name).register_forward_pre_hook(observe))
-        for module in teacher.module.modules():
-            if isinstance(module, nn.Linear):
-                handles.append(module.register_forward_pre_hook(lambda _, args: features.append(args[0])))
-        logits = teacher.module(x)
-    return logits, [stats[name] for name in teacher.batch_norms], features[-1] if features else None
-
-
-@contextmanager
-def _hooks() -> Iterator[list[torch.utils.hooks.RemovableHandle]]:
-    handles: list[torch.utils.hooks.RemovableHandle] = []
-    try:
-        yield handles
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _pooled(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:

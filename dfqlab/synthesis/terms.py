@@ -1,14 +1,15 @@
 """Losses on images. Each says what it sums and what it averages."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from dfqlab.images import Batch
 from dfqlab.objective import PreparedTerm
 from dfqlab.statistics import Per, TeacherOutputs, remembered
 from dfqlab.teachers import Teacher
+from dfqlab_kernels import bn_alignment
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,15 @@ class Alignment:
 
         def alignment(batch: Batch, outputs: TeacherOutputs) -> Tensor:
             found = outputs.statistics if self.per == "sample" else outputs.statistics.over_batch()
-            distance = self._distance(found.mean, found.var, target.mean, target.var)
-            if self.match_input:
-                distance = distance + self._distance(
-                    found.input_mean, found.input_var, target.input_mean, target.input_var
-                )
-            return distance.mean()
+            loss = self._distance(found.mean, found.var, target.mean, target.var, target.layout.channels)
+            if not self.match_input:
+                return loss
+            pairs = found.input_mean, found.input_var, target.input_mean, target.input_var
+            return loss + self._distance(*pairs, channels=target.input_mean.shape)
 
         return alignment
 
-    def _distance(self, mean: Tensor, var: Tensor, target_mean: Tensor, target_var: Tensor) -> Tensor:
-        std, target_std = torch.sqrt(var + self.epsilon), torch.sqrt(target_var + self.epsilon)
-        return (mean - target_mean).square().sum(-1) + (std - target_std).square().sum(-1)
+    def _distance(
+        self, mean: Tensor, var: Tensor, target_mean: Tensor, target_var: Tensor, channels: Sequence[int]
+    ) -> Tensor:
+        return bn_alignment(mean, var, target_mean, target_var, channels=channels, spread="std", epsilon=self.epsilon)

@@ -1,0 +1,81 @@
+"""A teacher that also tells what a batch does to its BatchNorm layers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+import dfqlab_kernels
+from dfqlab.statistics.packed import Per, Statistics, TeacherOutputs, layout_of
+from dfqlab.statistics.rewriting import rewrite
+from dfqlab.teachers import Teacher
+
+
+class ObservedTeacher(nn.Module):
+    """A teacher that also tells its statistics. Takes images in pixel units, differentiable in them.
+
+    A network that torch.fx can follow is rewritten: each BatchNorm becomes one op with its activation and its
+    statistics, which a GPU runs as one kernel and torch.compile fuses. Logits are the teacher's up to rounding. Any
+    other network is watched through hooks that stand only while it runs.
+    """
+
+    def __init__(self, teacher: Teacher, per: Per = "batch") -> None:
+        super().__init__()
+        teacher.require_batch_norm("there are no statistics to observe")
+        self.teacher = teacher
+        self.per: Per = per
+        self.layout = layout_of(teacher)
+        self.rewritten = rewrite(teacher, per)
+        self.channels_last = self.rewritten is not None and _runs_faster_in_channels_last(teacher)
+        if self.rewritten is not None and self.channels_last:
+            self.rewritten.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> TeacherOutputs:
+        x = self.teacher.input.normalize(images)
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        x, of_input = dfqlab_kernels.tap_channel_stats(x, per=self.per)
+        logits, moments, features = (
+            self.rewritten(x) if self.rewritten is not None else _watch(self.teacher, x, self.per)
+        )
+        mean, var = dfqlab_kernels.merge_moments([of_input, *moments], per=self.per)
+        input_mean, mean = mean.tensor_split([of_input.shape[-1]], -1)
+        input_var, var = var.tensor_split([of_input.shape[-1]], -1)
+        return TeacherOutputs(logits, Statistics(mean, var, self.layout, input_mean, input_var), features)
+
+
+def _runs_faster_in_channels_last(teacher: Teacher) -> bool:
+    """On a CPU plain convolutions do, grouped ones do not (measured)."""
+    groups = [m.groups for m in teacher.module.modules() if isinstance(m, nn.Conv2d)]
+    return teacher.device.type == "cpu" and bool(groups) and max(groups) == 1
+
+
+def _watch(teacher: Teacher, x: Tensor, per: Per) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    moments: dict[str, Tensor] = {}
+    features: list[Tensor] = []
+    with _hooks() as handles:
+        for name in teacher.batch_norms:
+
+            def observe(module: nn.Module, args: tuple[Tensor, ...], name: str = name) -> tuple[Tensor, ...]:
+                if name in moments:
+                    return args
+                through, moments[name] = dfqlab_kernels.tap_channel_stats(args[0], per=per)
+                return through, *args[1:]
+
+            handles.append(teacher.module.get_submodule(name).register_forward_pre_hook(observe))
+        for module in teacher.module.modules():
+            if isinstance(module, nn.Linear):
+                handles.append(module.register_forward_pre_hook(lambda _, args: features.append(args[0])))
+        logits = teacher.module(x)
+    return logits, [moments[name] for name in teacher.batch_norms], features[-1] if features else None
+
+
+@contextmanager
+def _hooks() -> Iterator[list[torch.utils.hooks.RemovableHandle]]:
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+    try:
+        yield handles
+    finally:
+        for handle in handles:
+            handle.remove()
