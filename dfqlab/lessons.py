@@ -28,6 +28,7 @@ class Lesson:
         question: one sentence, which the lesson answers.
         seconds: CPU seconds that running all of it took.
         needs: extras of dfqlab beside `lab`.
+        interpreted: whether Triton runs in its interpreter, so that kernels need no GPU.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Lesson:
     question: str
     seconds: int
     needs: tuple[str, ...] = ()
+    interpreted: bool = False
 
     @property
     def file(self) -> str:
@@ -188,6 +190,7 @@ def _lesson(table: dict[str, Any], where: str) -> Lesson:
         "question": ("one sentence", lambda v: isinstance(v, str) and v.strip() and "\n" not in v),
         "seconds": ("a whole number above 0", lambda v: type(v) is int and v > 0),
         "needs": ("a list of extras", lambda v: isinstance(v, list) and all(isinstance(extra, str) for extra in v)),
+        "interpreted": ("true or false", lambda v: isinstance(v, bool)),
     }
     for key, value in table.items():
         what, holds = expected[key]

@@ -85,6 +85,7 @@ def test_a_lesson_has_a_file_and_may_need_extras(source: Path) -> None:
         (GRID.replace("= 10", "= 0"), "has seconds = 0; expected a whole number above 0"),
         (GRID.replace("= 10", "= true"), "has seconds = True; expected a whole number"),
         (GRID + 'needs = "deploy"', "has needs = 'deploy'; expected a list of extras"),
+        (GRID + 'interpreted = "yes"', "has interpreted = 'yes'; expected true or false"),
         (GRID + GRID.replace("grid", "other"), "two lessons with id = '01'"),
         (GRID + GRID.replace("01", "02"), "two lessons with name = 'grid'"),
     ],

@@ -6,10 +6,14 @@ from dfqlab.figures.grids import matrix_view, number_line
 from dfqlab.figures.lines import batch_norm_view, loss_curve
 from dfqlab.figures.memory import layer_statistics, running_statistic, value_ranges
 from dfqlab.figures.pictures import coming_to_life, image_grid
+from dfqlab.figures.roofline import RooflinePoint, roofline
 from dfqlab.figures.stairs import channel_ranges, staircase
 from dfqlab.figures.style import color_of, to_png
+from dfqlab.figures.tiles import tile_step
+from dfqlab.figures.traffic import traffic_bars
 
 __all__ = [
+    "RooflinePoint",
     "accuracy_by_bits",
     "accuracy_by_source",
     "batch_norm_view",
@@ -21,8 +25,11 @@ __all__ = [
     "loss_curve",
     "matrix_view",
     "number_line",
+    "roofline",
     "running_statistic",
     "staircase",
+    "tile_step",
     "to_png",
+    "traffic_bars",
     "value_ranges",
 ]

@@ -9,10 +9,13 @@ from dfqlab.lab import widgets
 from dfqlab.lab.controls import Choice, Slider
 from dfqlab.lab.display import Drawing, show, source
 from dfqlab.lab.exercises import check
+from dfqlab.lab.interpreter import can_launch, import_triton
 from dfqlab.lab.job import Job
+from dfqlab.lab.launching import launch
 from dfqlab.lab.panels import Experiment, Explorer
 from dfqlab.lab.probe import layer_output
 from dfqlab.lab.session import start
+from dfqlab.lab.traffic import backward_traffic, forward_traffic
 
 __all__ = [
     "Choice",
@@ -21,7 +24,12 @@ __all__ = [
     "Explorer",
     "Job",
     "Slider",
+    "backward_traffic",
+    "can_launch",
     "check",
+    "forward_traffic",
+    "import_triton",
+    "launch",
     "layer_output",
     "show",
     "source",

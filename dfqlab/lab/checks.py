@@ -33,6 +33,18 @@ class Hint:
     mistake: Callable[..., Tensor]
 
 
+class Complaint(Exception):
+    """What is wrong with a function, found while it was tried: a sentence, and what to do about it."""
+
+    def __init__(self, sentence: str, hint: str) -> None:
+        super().__init__(sentence)
+        self.hint = hint
+
+
+class CannotTry(Exception):
+    """Why nobody's function can be tried on this machine: a sentence."""
+
+
 @dataclass(frozen=True)
 class Exercise:
     """A function to be written.
@@ -44,6 +56,8 @@ class Exercise:
         drawn: the parameters shown beside the results; each has an element for each element of the result.
         hints: for the mistakes that people make, three or more.
         library: where the library does it, as a dotted name.
+        attempt: takes a learner's function and the arguments of a case, and gives the result; None calls it. May raise
+            a `Complaint`, or `CannotTry`.
     """
 
     id: str
@@ -52,6 +66,7 @@ class Exercise:
     drawn: tuple[str, ...]
     hints: tuple[Hint, ...]
     library: str
+    attempt: Callable[[Callable[..., Any], tuple[Any, ...]], Any] | None = None
 
 
 def examine(exercise: Exercise, yours: Any, *, time_limit: float = TIME_LIMIT) -> Verdict:
@@ -72,6 +87,8 @@ def _examine(exercise: Exercise, yours: Any, time_limit: float) -> Verdict:
     if not callable(yours) or inspect.isclass(yours):
         what = f"the class {yours.__name__}" if inspect.isclass(yours) else f"an object of type {type(yours).__name__}"
         return Verdict("wrong", f"Expected a function, got {what}. Pass the function's name, without parentheses.")
+    if exercise.attempt is not None:
+        yours = getattr(yours, "fn", yours)  # under @triton.jit
     found: list[Tensor] = []
     for case in exercise.cases:
         result = _try(exercise, yours, case, time_limit)
@@ -97,7 +114,10 @@ def _try(exercise: Exercise, yours: Callable[..., Any], case: tuple[Any, ...], t
     if (takes := _other_parameters(yours, case)) is not None:
         return Verdict("wrong", f"Your function takes {takes}; expected ({', '.join(parameters)}).", **_drawn(exercise))
     arguments = _copied(case)
-    call = bounded.call(yours, arguments, time_limit)
+    if exercise.attempt is None:
+        call = bounded.call(yours, arguments, time_limit)
+    else:
+        call = bounded.call(exercise.attempt, (yours, arguments), time_limit)
     if call.end in ("stopped", "running"):
         fate = (
             "and was stopped. Is there a loop that never ends?"
@@ -105,6 +125,11 @@ def _try(exercise: Exercise, yours: Callable[..., Any], case: tuple[Any, ...], t
             else "and does not let itself be stopped. Kernel > Restart Kernel does; then look for what it waits for."
         )
         return Verdict("wrong", f"Your function was not back after {time_limit:g} s, {fate}", **_drawn(exercise))
+    if isinstance(call.error, Complaint):
+        number = next(number for number, known in enumerate(exercise.cases) if known is case)
+        return Verdict("wrong", str(call.error), call.error.hint, **_drawn(exercise, number=number))
+    if isinstance(call.error, CannotTry):
+        return Verdict("not yet", f"Not checked: {call.error}. What it should give:", **_drawn(exercise))
     if call.error is not None:
         return _raised(exercise, yours, call.error)
     changed = [p for p, a, b in zip(parameters, arguments, case, strict=True) if not _same(a, b)]

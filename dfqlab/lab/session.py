@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from dfqlab.errors import DfqlabError
+from dfqlab.lab.interpreter import interpret
 from dfqlab.lessons import Lesson, find_lesson, lessons_folder
 
 _THREADS = 4  # the networks of the lessons are small: more threads would wait for each other
@@ -20,7 +21,8 @@ _THREADS = 4  # the networks of the lessons are small: more threads would wait f
 def start(lesson: str) -> None:
     """Begin a lesson: set torch's threads and its seed, say what runs here and how long it takes.
 
-    A cell that is run before one that it needs is told which step is missing.
+    A cell that is run before one that it needs is told which step is missing. Where the lesson asks for it, Triton
+    kernels are interpreted from here on.
 
     Args:
         lesson: its id, such as "01".
@@ -37,6 +39,8 @@ def start(lesson: str) -> None:
     print(f"Lesson {found.id}, {found.title}")
     print(f"{versions}; on the CPU with {threads} thread{'s' if threads > 1 else ''}")
     print(f"Running every cell takes about {found.seconds} s of computing.")
+    if found.interpreted:
+        print(interpret())
     if missing := missing_packages(found):
         extras = ",".join(found.needs)
         print(f'Not installed: {", ".join(missing)}; some cells will fail. To get them: pip install "dfqlab[{extras}]"')

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dfqlab.lab import bounded
-from dfqlab.lab.checks import Exercise, Hint, examine
+from dfqlab.lab.checks import CannotTry, Complaint, Exercise, Hint, examine
 from dfqlab.lab.verdict import Verdict
 
 LIMIT = 0.3
@@ -429,3 +430,46 @@ def test_what_passed_names_the_library_and_gives_no_hint() -> None:
 def test_a_verdict_alone_in_a_cell_reads_as_its_text() -> None:
     verdict = look(double)
     assert repr(verdict) == str(verdict)
+
+
+def attempted(attempt: Callable[..., Any]) -> Exercise:
+    return replace(EXERCISE, attempt=attempt)
+
+
+def test_an_exercise_may_say_how_a_function_is_tried() -> None:
+    exercise = attempted(lambda yours, arguments: yours(*arguments)["result"])
+    assert examine(exercise, lambda x, offset: {"result": 2 * x + offset}).outcome == "passed"
+    assert examine(exercise, lambda x, offset: {"result": 2 * x + offset + 1}).hint == "One <too> much."
+    assert examine(exercise, raising(NotImplementedError())).outcome == "not yet"
+
+
+def test_a_complaint_of_who_tries_it_is_told_with_its_hint_and_its_case() -> None:
+    def attempt(yours: Callable[..., Any], arguments: tuple[Any, ...]) -> Tensor:
+        if len(arguments[0]) == 2:
+            raise Complaint("It knocks things over.", "Mind the shelf.")
+        return yours(*arguments)
+
+    verdict = examine(attempted(attempt), double)
+    assert (verdict.outcome, verdict.sentence, verdict.hint) == ("wrong", "It knocks things over.", "Mind the shelf.")
+    assert verdict.given == "offset = 0.5"
+    assert verdict.hints == ()
+
+
+def test_where_nothing_can_be_tried_that_is_said_and_nothing_is_wrong() -> None:
+    def attempt(yours: Callable[..., Any], arguments: tuple[Any, ...]) -> Tensor:
+        raise CannotTry("there is no workbench")
+
+    verdict = examine(attempted(attempt), double)
+    assert verdict.outcome == "not yet"
+    assert verdict.sentence == "Not checked: there is no workbench. What it should give:"
+    assert verdict.hint == ""
+
+
+def test_a_decorated_kernel_is_looked_at_under_its_decorator() -> None:
+    class Decorated:
+        fn = staticmethod(double)
+
+        def __call__(self) -> None:
+            raise AssertionError
+
+    assert examine(attempted(lambda yours, arguments: yours(*arguments)), Decorated()).outcome == "passed"

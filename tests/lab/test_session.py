@@ -1,7 +1,10 @@
 """The first cell: what runs here, and what a cell is told that was run before one that it needs."""
 
+import importlib.util
 import json
+import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +75,22 @@ def test_start_says_lesson_versions_device_and_seconds_in_three_lines(capsys: py
     threads = r"with (1 thread|[2-4] threads)"
     assert re.fullmatch(rf"dfqlab \d+\.\d+\.\d+, torch \d+\.\d+\.\S+; on the CPU {threads}", second)
     assert third == f"Running every cell takes about {find_lesson('01').seconds} s of computing."
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_lesson_of_kernels_goes_into_the_interpreter_and_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "0")  # comes back afterwards, whatever the lesson makes of it
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    assert find_lesson("12").interpreted
+    session.start("12")
+    said = capsys.readouterr().out.splitlines()[-1]
+    installed = importlib.util.find_spec("triton") is not None
+    assert said.startswith("Triton kernels run in its interpreter" if installed else "Triton is not installed")
+    assert (os.environ["TRITON_INTERPRET"] == "1") is installed
+    session.start("01")
+    assert "Triton" not in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("threads")

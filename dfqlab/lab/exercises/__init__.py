@@ -4,10 +4,12 @@ from typing import Any
 
 from dfqlab.errors import ConfigurationError, did_you_mean
 from dfqlab.lab.checks import Exercise, examine
-from dfqlab.lab.exercises import integer_grid, memory
+from dfqlab.lab.exercises import integer_grid, kernels, memory
 from dfqlab.lab.verdict import Verdict
 
-EXERCISES: dict[str, Exercise] = {exercise.id: exercise for exercise in (*integer_grid.EXERCISES, *memory.EXERCISES)}
+EXERCISES: dict[str, Exercise] = {
+    exercise.id: exercise for lesson in (integer_grid, memory, kernels) for exercise in lesson.EXERCISES
+}
 
 
 def check(exercise: str, yours: Any) -> Verdict:

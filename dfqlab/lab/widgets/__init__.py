@@ -3,5 +3,6 @@
 from dfqlab.lab.widgets.calibration import accuracy_by_width
 from dfqlab.lab.widgets.integer_grid import integer_grid
 from dfqlab.lab.widgets.layers import layer_memory
+from dfqlab.lab.widgets.tiles import launched, tiles
 
-__all__ = ["accuracy_by_width", "integer_grid", "layer_memory"]
+__all__ = ["accuracy_by_width", "integer_grid", "launched", "layer_memory", "tiles"]
