@@ -14,6 +14,7 @@ from dfqlab.compression.spec import Calibration, Grid
 from dfqlab.errors import DataError
 from dfqlab.images import ImageSource
 from dfqlab.progress import OnStep, Step, ignore
+from dfqlab_kernels import fake_quantize
 
 BATCH_SIZE = 64
 _BINS = 2048
@@ -66,7 +67,8 @@ def weight_scale(weight: Float[Tensor, "out *rest"], grid: Grid, method: Calibra
     best, best_error = covering, torch.full_like(covering, torch.inf)
     for fraction in torch.linspace(1, 0.01, 100).tolist():
         scale = covering * fraction
-        error = (rows - round_to_grid(rows, scale, grid) * scale[:, None]).square().sum(1)
+        pretended = fake_quantize(rows, scale, quant_min=grid.quant_min, quant_max=grid.quant_max, axis=0)
+        error = (rows - pretended).square().sum(1)
         best = torch.where(error < best_error, scale, best)
         best_error = torch.minimum(error, best_error)
     return best
@@ -74,7 +76,7 @@ def weight_scale(weight: Float[Tensor, "out *rest"], grid: Grid, method: Calibra
 
 def round_to_grid(rows: Float[Tensor, "out n"], scale: Float[Tensor, "out"], grid: Grid) -> Float[Tensor, "out n"]:
     """Codes of weights, rounded to nearest (half to even) and clipped to the grid."""
-    return torch.round(rows / scale[:, None]).clamp(grid.quant_min, grid.quant_max)
+    return torch.round(rows * (1 / scale[:, None])).clamp(grid.quant_min, grid.quant_max)
 
 
 def least_squared_error_range(
@@ -93,8 +95,11 @@ def least_squared_error_range(
         for high_fraction in fractions if high > 0 else [1.0]:
             candidate = (low * low_fraction, high * high_fraction)
             p = affine_parameters(*candidate, grid)
-            codes = (torch.round(centres / p.scale) + p.zero_point).clamp(p.quant_min, p.quant_max)
-            error = float((histogram * (centres - (codes - p.zero_point) * p.scale).square()).sum())
+            zero_point = torch.tensor(p.zero_point)
+            pretended = fake_quantize(
+                centres, p.scale, zero_point, quant_min=p.quant_min, quant_max=p.quant_max, clip_gradient=False
+            )
+            error = float((histogram * (centres - pretended).square()).sum())
             if error < best_error:
                 best, best_error = candidate, error
     return best

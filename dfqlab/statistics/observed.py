@@ -40,8 +40,8 @@ class ObservedTeacher(nn.Module):
             self.rewritten(x) if self.rewritten is not None else _watch(self.teacher, x, self.per)
         )
         mean, var = dfqlab_kernels.merge_moments([of_input, *moments], per=self.per)
-        input_mean, mean = mean.tensor_split([of_input.shape[-1]], -1)
-        input_var, var = var.tensor_split([of_input.shape[-1]], -1)
+        sizes = [of_input.shape[-1], self.layout.total]
+        (input_mean, mean), (input_var, var) = mean.split(sizes, -1), var.split(sizes, -1)
         return TeacherOutputs(logits, Statistics(mean, var, self.layout, input_mean, input_var), features)
 
 

@@ -16,7 +16,8 @@ from dfqlab.errors import TeacherError
 from dfqlab.statistics.packed import Per
 from dfqlab.teachers import Teacher, trace
 
-_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+_ADDITIONS = (operator.add, torch.add, "add")
+_ADDITIONS_IN_PLACE = (operator.iadd, "add_")  # they change their first argument
 _ACTIVATIONS: dict[Any, str] = {
     nn.ReLU: "relu", F.relu: "relu", F.relu_: "relu", torch.relu: "relu", torch.relu_: "relu", "relu": "relu",
     "relu_": "relu", nn.ReLU6: "relu6", F.relu6: "relu6",
@@ -43,7 +44,7 @@ def rewrite(teacher: Teacher, per: Per) -> fx.GraphModule | None:
         return None
     _propagate_shapes(graph_module, teacher)
     moments = {name: _fuse(_Pattern.around(node, graph_module), graph_module, per) for name, node in norms.items()}
-    features = None if last_linear is None else last_linear.args[0]
+    features = None if last_linear is None else last_linear.all_input_nodes[0]
     (output,) = graph.find_nodes(op="output")
     output.args = ((output.args[0], tuple(moments.values()), features),)
     graph_module.recompile()
@@ -64,30 +65,32 @@ class _Pattern:
         last, activation = norm, "none"
         residual: fx.Node | None = None
         reader = _only_reader(last)
-        if reader is not None and _what(reader, graph_module) in _ADDITIONS and len(reader.args) == 2:
+        if reader is not None and _adds_to(reader, norm, graph_module):
             others = [a for a in reader.args if isinstance(a, fx.Node) and a is not norm]
             if len(others) == 1 and _same_kind(others[0], norm) and not reader.kwargs:
                 last, residual = reader, others[0]
                 reader = _only_reader(last)
         if reader is not None and _what(reader, graph_module) in _ACTIVATIONS:
             last, activation = reader, _ACTIVATIONS[_what(reader, graph_module)]
+        if _changes_something_between(norm, last, graph_module):
+            return _Pattern(norm, norm, None, "none")
         return _Pattern(norm, last, residual, activation)
 
 
 def _fuse(pattern: _Pattern, graph_module: fx.GraphModule, per: Per) -> fx.Node:
     """Put one op in the place of the pattern's last node; returns the node of its moments."""
-    graph, path = graph_module.graph, str(pattern.norm.target).replace(".", "_")
+    graph = graph_module.graph
     norm = graph_module.get_submodule(str(pattern.norm.target))
     assert isinstance(norm, BatchNorm)
-    for name, values in zip(("scale", "shift"), _affine(norm), strict=True):
-        graph_module.register_buffer(f"{path}_{name}", values)
+    scale, shift = (_new_buffer(graph_module, values) for values in _affine(norm))
     with graph.inserting_before(pattern.last):
         call = graph.call_function(
             dfqlab_kernels.bn_activation_stats,
-            (pattern.norm.args[0], graph.get_attr(f"{path}_scale"), graph.get_attr(f"{path}_shift")),
+            (pattern.norm.all_input_nodes[0], graph.get_attr(scale), graph.get_attr(shift)),
             {"activation": pattern.activation, "residual": pattern.residual, "per": per},
         )
         y = graph.call_function(operator.getitem, (call, 0))
+        y.meta = dict(pattern.last.meta)  # its shape, which a later addition asks for
         moments = graph.call_function(operator.getitem, (call, 1))
     pattern.last.replace_all_uses_with(y)
     node = pattern.last
@@ -100,13 +103,24 @@ def _fuse(pattern: _Pattern, graph_module: fx.GraphModule, per: Per) -> fx.Node:
 
 
 def _affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
-    """BatchNorm in eval mode as `x * scale + shift`."""
+    """BatchNorm in eval mode as `x * scale + shift`, in float32 or wider whatever the network's type."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = torch.rsqrt(norm.running_var + norm.eps)
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     scale = scale if norm.weight is None else scale * norm.weight.detach()
     shift = -norm.running_mean * scale
-    return scale, shift if norm.bias is None else shift + norm.bias.detach()
+    shift = shift if norm.bias is None else shift + norm.bias.detach()
+    dtype = torch.promote_types(norm.running_var.dtype, torch.float32)
+    return scale.to(dtype), shift.to(dtype)
+
+
+def _new_buffer(graph_module: fx.GraphModule, values: Tensor) -> str:
+    """Register a buffer under a name that is free."""
+    number = 0
+    while hasattr(graph_module, f"affine_{number}"):
+        number += 1
+    graph_module.register_buffer(f"affine_{number}", values)
+    return f"affine_{number}"
 
 
 def _last_linear(graph_module: fx.GraphModule) -> tuple[fx.Node | None, bool]:
@@ -130,6 +144,33 @@ def _propagate_shapes(graph_module: fx.GraphModule, teacher: Teacher) -> None:
 def _what(node: fx.Node, graph_module: fx.GraphModule) -> Any:
     """A function, the name of a method, or the class of a module."""
     return type(graph_module.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+
+
+def _adds_to(node: fx.Node, norm: fx.Node, graph_module: fx.GraphModule) -> bool:
+    """Whether a node is the sum of two things, BatchNorm's output one of them, and changes nobody else's tensor."""
+    what = _what(node, graph_module)
+    return len(node.args) == 2 and (what in _ADDITIONS or (what in _ADDITIONS_IN_PLACE and node.args[0] is norm))
+
+
+def _changes_something_between(norm: fx.Node, last: fx.Node, graph_module: fx.GraphModule) -> bool:
+    """Whether an operation in place stands after BatchNorm, and before what it would be moved behind."""
+    own, node = {norm, last, *norm.users}, norm
+    while node is not last:
+        node = node.next
+        if node not in own and _in_place(node, graph_module):
+            return True
+    return False
+
+
+def _in_place(node: fx.Node, graph_module: fx.GraphModule) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(graph_module.get_submodule(str(node.target)), "inplace", False))
+    name = str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", ""))
+    return (
+        bool(node.kwargs.get("inplace", False))
+        or (name.endswith("_") and not name.startswith("__"))
+        or name in ("iadd", "isub", "imul", "itruediv", "setitem")
+    )
 
 
 def _only_reader(node: fx.Node) -> fx.Node | None:

@@ -5,6 +5,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -60,7 +61,16 @@ class InputSpec:
 
     @staticmethod
     def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=like.dtype, device=like.device).reshape(-1, 1, 1)
+        if torch.compiler.is_compiling():  # a constant of the graph
+            return torch.tensor(values, dtype=like.dtype, device=like.device).reshape(-1, 1, 1)
+        return _constant(values, like.dtype, like.device)
+
+
+@cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Copied to a device once: a copy at every step would make the host wait, and no CUDA graph could hold it."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device).reshape(-1, 1, 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from dfqlab_kernels.layout import channel_layout
 from dfqlab_kernels.statistics import Per, check_channels, empty_moments
 
 Activation = Literal["none", "relu", "relu6"]
+_ACTIVATIONS = get_args(Activation)
 
 
 def bn_activation_stats(
@@ -49,8 +50,8 @@ def bn_activation_stats(
     ([2.0], [8.0, 3.0, 0.0])
     """
     check_channels("bn_activation_stats", x, per, 0)
-    if activation not in get_args(Activation):
-        raise ValueError(f"activation={activation!r}: choose one of {', '.join(get_args(Activation))}")
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"activation={activation!r}: choose one of {', '.join(_ACTIVATIONS)}")
     for name, values in (("scale", scale), ("shift", shift)):
         if values.shape != x.shape[1:2]:
             raise ShapeError(
@@ -60,6 +61,7 @@ def bn_activation_stats(
         raise ShapeError(
             f"bn_activation_stats: residual of shape {tuple(residual.shape)} for x of shape {tuple(x.shape)}"
         )
+    scale, shift = scale.detach(), shift.detach()
     if not uses_triton(x):
         return reference.bn_activation_stats(x, scale, shift, residual, activation, per == "sample")
     y, moments = _normalized(x, scale, shift, residual, activation, per == "sample")

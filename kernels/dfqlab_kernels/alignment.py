@@ -12,6 +12,8 @@ from dfqlab_kernels.backends import uses_triton
 from dfqlab_kernels.errors import ShapeError
 from dfqlab_kernels.reference.alignment import Distance, Spread
 
+_DISTANCES, _SPREADS = get_args(Distance), get_args(Spread)
+
 
 def bn_alignment(
     mean: Float[Tensor, "*n total"],
@@ -46,6 +48,8 @@ def bn_alignment(
         weights: of samples and layers, (n or 1, layers or 1); None is the mean over samples of the sum over layers.
         epsilon: added to variances under a root, a logarithm or a fraction line.
 
+    On a GPU the first call for these layers copies a small table there: capture a CUDA graph after it.
+
     Raises:
         ShapeError: shapes that do not fit.
         ValueError: no such distance or spread; one margin without the other; margins with "kl".
@@ -54,8 +58,9 @@ def bn_alignment(
     >>> bn_alignment(torch.tensor([2.0, 0.0, 1.0]), one, zero, one, channels=[2, 1]).item()
     5.0
     """
-    _check(mean, var, target_mean, target_var, channels, distance, spread, mean_margin, spread_margin)
+    _check(mean, var, target_mean, target_var, channels, distance, spread, mean_margin, spread_margin, weights)
     mean, var = (mean[None], var[None]) if mean.dim() == 1 else (mean, var)
+    target_mean, target_var = target_mean.detach(), target_var.detach()
     if uses_triton(mean):
         distances, _ = _align(
             mean, var, target_mean, target_var, mean_margin, spread_margin, list(channels), distance, spread, epsilon
@@ -78,10 +83,11 @@ def _check(
     spread: str,
     mean_margin: Tensor | None,
     spread_margin: Tensor | None,
+    weights: Tensor | None,
 ) -> None:
-    for name, value, known in (("distance", distance, Distance), ("spread", spread, Spread)):
-        if value not in get_args(known):
-            raise ValueError(f"bn_alignment: {name}={value!r}; choose one of {', '.join(get_args(known))}")
+    for name, value, known in (("distance", distance, _DISTANCES), ("spread", spread, _SPREADS)):
+        if value not in known:
+            raise ValueError(f"bn_alignment: {name}={value!r}; choose one of {', '.join(known)}")
     if (mean_margin is None) != (spread_margin is None):
         raise ValueError("bn_alignment: give both margins or none")
     if distance == "kl" and mean_margin is not None:
@@ -89,12 +95,19 @@ def _check(
     total = sum(channels)
     if mean.shape != var.shape or mean.dim() not in (1, 2):
         raise ShapeError(f"bn_alignment: mean of shape {tuple(mean.shape)} and var of shape {tuple(var.shape)}")
+    if mean.shape[-1] != total:
+        raise ShapeError(f"bn_alignment: mean has {mean.shape[-1]} channels, the layers have {total}")
     for name, tensor in (
-        ("mean", mean), ("target_mean", target_mean), ("target_var", target_var),
+        ("target_mean", target_mean), ("target_var", target_var),
         ("mean_margin", mean_margin), ("spread_margin", spread_margin),
     ):  # fmt: skip
-        if tensor is not None and tensor.shape[-1] != total:
-            raise ShapeError(f"bn_alignment: {name} has {tensor.shape[-1]} channels, the layers have {total}")
+        if tensor is not None and tensor.shape != (total,):
+            raise ShapeError(f"bn_alignment: {name} has shape {tuple(tensor.shape)}, the layers have {total} channels")
+    n, layers = mean.shape[0] if mean.dim() == 2 else 1, len(channels)
+    if weights is not None and (
+        weights.dim() != 2 or weights.shape[0] not in (1, n) or weights.shape[1] not in (1, layers)
+    ):
+        raise ShapeError(f"bn_alignment: weights of shape {tuple(weights.shape)}; expected ({n} or 1, {layers} or 1)")
 
 
 @torch.library.custom_op("dfqlab::bn_alignment", mutates_args=())

@@ -80,6 +80,8 @@ def explain_backend() -> str:
     if _chosen == "auto" and not torch.cuda.is_available():
         return "reference (plain torch, which torch.compile fuses): there is no GPU"
     obstacle = triton_obstacle("cuda" if torch.cuda.is_available() else "cpu")
+    if obstacle and _chosen == "triton":
+        return f"none: Triton is insisted on, and {obstacle}"
     if obstacle:
         return f"reference (plain torch): {obstacle}"
     return "Triton, interpreted" if _interpreted() else "Triton kernels, for tensors on a GPU"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from dfqlab_kernels.errors import ShapeError
 from dfqlab_kernels.layout import channel_layout, reduction_tiling
 
 Per = Literal["batch", "sample"]
+_PERS = get_args(Per)
 
 
 def channel_stats(
@@ -50,8 +51,8 @@ def tap_channel_stats(
     """x itself, and the moments of its channels for `merge_moments`.
 
     Hand the returned x on instead of the one that came: its gradient and that of the moments then reach x in one
-    pass, where autograd would add two tensors of its size. For graphs in which BatchNorm is better left as it stands;
-    `bn_activation_stats` takes BatchNorm in as well.
+    pass, where autograd would add two tensors of its size. It must not be changed in place. For graphs in which
+    BatchNorm is better left as it stands; `bn_activation_stats` takes BatchNorm in as well.
 
     Raises:
         ShapeError: fewer than two dimensions, or nothing to average over.
@@ -70,10 +71,11 @@ def tap_channel_stats(
 def merge_moments(
     moments: Sequence[Float[Tensor, "3 groups _ _"]], *, per: Per = "batch", correction: int = 0
 ) -> tuple[Float[Tensor, "*groups total"], Float[Tensor, "*groups total"]]:
-    """Mean and variance of all layers side by side, in one launch, from the moments of each.
+    """Mean and variance of all layers side by side, from the moments of each.
 
-    Parts are merged in the order in which they lie (Chan, Golub and LeVeque 1983), so the result is the same every
-    time.
+    On a GPU one launch gathers the moments of all layers in a buffer, and one merges them, in an order that shapes
+    alone decide (Chan, Golub and LeVeque 1983). The first call for layers of these shapes copies a small table there:
+    capture a CUDA graph after it.
 
     Args:
         moments: what `tap_channel_stats` or `bn_activation_stats` returned, with the same `per`.
@@ -102,7 +104,9 @@ def merge_moments(
 
 
 def check_channels(op: str, x: Tensor, per: Per, correction: int) -> None:
-    """Raise a ShapeError unless every channel has more than `correction` elements."""
+    """Raise a ShapeError unless every channel has more than `correction` elements, a ValueError if no such `per`."""
+    if per not in _PERS:
+        raise ValueError(f"{op}: per={per!r}; choose one of {', '.join(_PERS)}")
     if x.dim() < 2:
         raise ShapeError(f"{op}: expected at least (n, c), got shape {tuple(x.shape)}")
     count = math.prod(x.shape[2:]) * (1 if per == "sample" else x.shape[0])

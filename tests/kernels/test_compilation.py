@@ -89,7 +89,7 @@ def test_statistics(name: str, dtype: torch.dtype, compiled: list[tuple[str, str
             through, scale, scale, activation="relu6", residual=x, per="sample" if len(shape) > 2 else "batch"
         )
         mean, var = kernels.merge_moments([first, second], per="sample" if len(shape) > 2 else "batch", correction=1)
-        target = torch.ones(2 * shape[1], dtype=wide)
+        target = torch.ones(2 * shape[1], dtype=torch.float64 if name == "even" else wide)  # of another type, too
         for distance in ("squared", "l2", "kl"):
             margins = {} if distance == "kl" else {"mean_margin": target, "spread_margin": target}
             loss = kernels.bn_alignment(

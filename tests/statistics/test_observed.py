@@ -332,6 +332,6 @@ def test_compilers_see_the_rewritten_network_whole(net: nn.Module, images: Tenso
     rewritten = ObservedTeacher(teacher).rewritten
     assert rewritten is not None
     x = teacher.input.normalize(images)
-    logits, statistics, _ = torch.compile(rewritten, fullgraph=True, backend="eager")(x)
-    assert torch.equal(logits, teacher(images))
-    assert torch.equal(statistics[1][0], rewritten(x)[1][1][0])
+    logits, moments, _ = torch.compile(rewritten, fullgraph=True, backend="eager")(x)
+    torch.testing.assert_close(logits, teacher(images), **ROUNDING)
+    assert torch.equal(moments[1], rewritten(x)[1][1])

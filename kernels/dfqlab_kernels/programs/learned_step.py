@@ -8,7 +8,7 @@ from torch import Tensor
 from dfqlab_kernels.layout import elementwise_layout, laid_out, reduction_tiling
 from dfqlab_kernels.programs import quantization
 from dfqlab_kernels.programs.merging import merge
-from dfqlab_kernels.programs.tiles import double, grid_of, grid_steps, launch, locate, nearest, tile
+from dfqlab_kernels.programs.tiles import double, grid_of, grid_steps, launch, locate, nearest, packed, tile
 
 
 def forward(
@@ -36,7 +36,8 @@ def backward(
     splits = tiling.splits if layout.numel else 0
     partials = x.new_empty((kinds, splits, layout.channels), dtype=torch.float64 if double(x) else torch.float32)
     launch(
-        _backward, layout, tiling, laid_out(dy, x.stride()), x, scale, zero_point, dx, partials, quant_min, quant_max,
+        _backward, layout, tiling, laid_out(dy, x.stride()), x, *packed(scale, zero_point), dx, partials,
+        quant_min, quant_max,
         HAS_ZERO=zero_point is not None, DOUBLE=double(x),
     )  # fmt: skip
     ds = merge(partials[0], gradient_scale).reshape(scale.shape).to(scale.dtype)

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dfqlab_kernels.layout import elementwise_layout, elementwise_tiling, laid_out
-from dfqlab_kernels.programs.tiles import clamp, double, grid_code, grid_of, launch, place
+from dfqlab_kernels.programs.tiles import clamp, double, grid_code, grid_of, launch, packed, place
 
 
 def forward(
@@ -26,7 +26,7 @@ def forward(
     words = tiling.programs(layout) * tiling.tile // 32 if pack else 0
     y, inside = torch.empty_like(x), torch.empty(words, dtype=torch.int32, device=x.device)
     launch(
-        _forward, layout, tiling, x, scale, zero_point, y, inside, quant_min, quant_max,
+        _forward, layout, tiling, x, *packed(scale, zero_point), y, inside, quant_min, quant_max,
         HAS_ZERO=zero_point is not None, ROUND_ZERO=round_zero, PACK=pack, DOUBLE=double(x),
     )  # fmt: skip
     return y, inside
@@ -47,8 +47,8 @@ def backward_from_input(
     x, layout = elementwise_layout(x, axis)
     dx = torch.empty_like(x)
     launch(
-        _backward_from_input, layout, elementwise_tiling(layout), laid_out(dy, x.stride()), x, scale, zero_point, dx,
-        quant_min, quant_max, HAS_ZERO=zero_point is not None, DOUBLE=double(x),
+        _backward_from_input, layout, elementwise_tiling(layout), laid_out(dy, x.stride()), x,
+        *packed(scale, zero_point), dx, quant_min, quant_max, HAS_ZERO=zero_point is not None, DOUBLE=double(x),
     )  # fmt: skip
     return dx
 

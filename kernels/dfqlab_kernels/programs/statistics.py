@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dfqlab_kernels.layout import channel_layout, laid_out, reduction_tiling
-from dfqlab_kernels.programs.tiles import clamp, double, launch, locate, tile
+from dfqlab_kernels.programs.tiles import clamp, double, launch, locate, packed, tile
 
 ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
 
@@ -32,7 +32,7 @@ def normalized(
     y, result = torch.empty_like(x), _new_moments(x, layout.groups, tiling.splits)
     residual = None if residual is None else laid_out(residual, x.stride())
     launch(
-        _moments, layout, tiling, x, scale, shift, residual, y, result,
+        _moments, layout, tiling, x, *packed(scale, shift), residual, y, result,
         NORMALIZE=True, ACTIVATION=ACTIVATIONS[activation], HAS_RESIDUAL=residual is not None, DOUBLE=double(x),
     )  # fmt: skip
     return y, result
@@ -68,9 +68,10 @@ def normalized_backward(
     dx = torch.empty_like(x)
     residual = torch.empty_like(x) if to_residual else x.new_empty(0)
     launch(
-        _moments_backward, layout, reduction_tiling(layout), x, scale, shift, y, found, to_moments.contiguous(),
-        laid_out(dy, x.stride()), dx, residual, NORMALIZED=True, ACTIVATION=ACTIVATIONS[activation],
-        HAS_Y=y is not None, HAS_DY=True, TO_RESIDUAL=to_residual, DOUBLE=double(x),
+        _moments_backward, layout, reduction_tiling(layout), x, *packed(scale, shift), y, found,
+        to_moments.contiguous(), laid_out(dy, x.stride()), dx, residual,
+        NORMALIZED=True, ACTIVATION=ACTIVATIONS[activation], HAS_Y=y is not None, HAS_DY=True,
+        TO_RESIDUAL=to_residual, DOUBLE=double(x),
     )  # fmt: skip
     return dx, residual
 
@@ -92,7 +93,8 @@ def _moments(
     first_o, first_i = chunk_o * chunk_outer, chunk_i * chunk_inner
     end_o, end_i = tl.minimum(first_o + chunk_outer, outer), tl.minimum(first_i + chunk_inner, inner)
     c = block * TILE_CHANNELS + tl.arange(0, TILE_CHANNELS)[None, :, None]
-    # Deviations from the first element: exact for a constant channel, and far from cancelling for any other.
+    # Deviations from the first element: exact for a constant channel, and without cancellation for any other whose
+    # first element is not an outlier by thousands of deviations.
     start, _ = tile(group, first_o, c, first_i, outer, channels, inner, end_o, end_i)
     base = tl.load(x_ptr + start, mask=c < channels, other=0).to(dtype)
     if NORMALIZE:
@@ -159,7 +161,7 @@ def _moments_backward(
             i = ti + tl.arange(0, TILE_INNER)[None, None, :]
             offsets, exists = tile(group, o, c, i, outer, channels, inner, end_o, end_i)
             x = tl.load(x_ptr + offsets, mask=exists, other=0).to(dtype)
-            dx = constant + slope * (x - mean)
+            dx = constant + tl.where(slope != 0, slope * (x - mean), 0)  # an infinite mean nobody asked about stays out
             if HAS_DY:
                 dy = tl.load(dy_ptr + offsets, mask=exists, other=0).to(dtype)
                 if ACTIVATION != 0:
@@ -194,8 +196,8 @@ def activate(z, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def passes(z, ACTIVATION: tl.constexpr):
-    """Whether the activation lets the gradient through, as torch's own do: not at the corner."""
-    open_below = z > 0
+    """Whether the activation lets the gradient through, as torch's own do: not at the corner, but for NaN."""
+    clipped = z <= 0
     if ACTIVATION == 2:
-        open_below = open_below & (z < 6)
-    return open_below
+        clipped = clipped | (z >= 6)
+    return clipped == 0

@@ -27,6 +27,11 @@ def launch(kernel: Any, layout: Layout, tiling: Tiling, *arguments: Any, **const
             )  # fmt: skip
 
 
+def packed(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Small tensors that a program reads by index alone, one element after the other."""
+    return [None if t is None else t.contiguous() for t in tensors]
+
+
 def double(x: Tensor) -> bool:
     """Whether the arithmetic is float64; it is float32 for everything else."""
     return x.dtype == torch.float64
@@ -75,6 +80,24 @@ def inverse(scale, DOUBLE: tl.constexpr):
         return 1.0 / scale
     else:
         return tl.div_rn(1.0, scale)
+
+
+@triton.jit
+def quotient(a, b, DOUBLE: tl.constexpr):
+    """a / b, correctly rounded: for kilobytes, where a digit matters more than the time."""
+    if DOUBLE:
+        return a / b
+    else:
+        return tl.div_rn(a, b)
+
+
+@triton.jit
+def root(x, DOUBLE: tl.constexpr):
+    """The square root, correctly rounded."""
+    if DOUBLE:
+        return tl.sqrt(x)
+    else:
+        return tl.sqrt_rn(x)
 
 
 @triton.jit

@@ -22,7 +22,8 @@ def bn_alignment(
     spread_margin: Tensor | None,
     epsilon: float,
 ) -> Tensor:
-    """The distance of each sample and layer, (n, layers)."""
+    """The distance of each sample and layer, (n, layers), in the precision of the statistics."""
+    target_mean, target_var = target_mean.to(mean.dtype), target_var.to(mean.dtype)
     if distance == "kl":
         ratio = (var + epsilon) / (target_var + epsilon)
         offset = (mean - target_mean).square() / (target_var + epsilon)

@@ -40,20 +40,21 @@ class _LearnedStepQuantize(torch.autograd.Function):
         return steps.round_().clamp_(low, high).mul_(s).to(x.dtype)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, zero_point = ctx.saved_tensors
         steps, s, low, high = _steps(x, scale, zero_point, ctx.axis, *ctx.grid)
         code = steps.round()
-        inside, end = (code >= low) & (code <= high), torch.where(code < low, low, high)
-        clipped = (code < low) | (code > high)  # NaN is neither, and has no gradient
-        d = dy.to(s.dtype)
-        ds = torch.where(inside, d * (code - steps), torch.where(clipped, d * end, 0))
-        ds = (_reduce(ds, ctx.axis) * ctx.gradient_scale).reshape(scale.shape).to(scale.dtype)
+        end = code.clamp(low, high)
+        inside, nan = code == end, end.isnan()  # NaN has no gradient of its own
+        dx, d = torch.where(inside, dy, 0), dy.to(s.dtype)
+        slope = torch.where(inside, code.sub_(steps), end).mul_(d)
+        ds = (_reduce(slope.masked_fill_(nan, 0), ctx.axis) * ctx.gradient_scale).reshape(scale.shape).to(scale.dtype)
         if zero_point is None:
-            return torch.where(inside, dy, 0), ds, None, None, None, None, None
-        dz = _reduce(torch.where(clipped, d * -s, 0), ctx.axis) * ctx.gradient_scale
-        dz = dz.reshape(zero_point.shape).to(zero_point.dtype)
-        return torch.where(inside, dy, 0), ds, dz, None, None, None, None
+            return dx, ds, None, None, None, None, None
+        clipped = torch.where(inside | nan, 0, d)
+        dz = _reduce(clipped, ctx.axis).reshape(zero_point.shape) * -scale.to(s.dtype).reshape(zero_point.shape)
+        return dx, ds, (dz * ctx.gradient_scale).to(zero_point.dtype), None, None, None, None
 
 
 def _steps(

@@ -18,7 +18,7 @@ def fake_quantize(
     clip_gradient: bool,
     save: Save,
 ) -> Tensor:
-    """`y = (clamp(rint(x / s) + z, quant_min, quant_max) - z) * s`; the gradient passes where nothing was clipped."""
+    """`y = clamp(rint(x / s), quant_min - z, quant_max - z) * s`; the gradient passes where nothing was clipped."""
     zero_point = None if zero_point is None else along(zero_point, x, axis)
     y: Tensor = _FakeQuantize.apply(x, along(scale, x, axis), zero_point, quant_min, quant_max, clip_gradient, save)
     return y
@@ -36,43 +36,51 @@ class _FakeQuantize(torch.autograd.Function):
         clip_gradient: bool,
         save: Save,
     ) -> Tensor:
-        code, scale, zero_point = _code(x, scale, zero_point)
+        code, scale, low, high = _code(x, scale, zero_point, quant_min, quant_max)
         ctx.clip_gradient, ctx.grid = clip_gradient, (quant_min, quant_max)
-        if clip_gradient and save == "mask":
-            code, unclipped = code.clamp(quant_min, quant_max), code
-            ctx.save_for_backward(_equal(unclipped, code))
-        else:
-            code.clamp_(quant_min, quant_max)
-            if clip_gradient:
-                ctx.save_for_backward(x, scale, zero_point)
-        return (code if zero_point is None else code.sub_(zero_point)).mul_(scale).to(x.dtype)
+        masked = clip_gradient and save == "mask"
+        clipped = _clip(code, low, high, keep=masked)
+        if masked:
+            ctx.save_for_backward(_equal(code, clipped))
+        elif clip_gradient:
+            ctx.save_for_backward(x, scale, zero_point)
+        return clipped.mul_(scale).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.clip_gradient:
             inside, *saved = ctx.saved_tensors
             if saved:
-                code, _, _ = _code(inside, *saved)
-                inside = _equal(code, code.clamp(*ctx.grid))
+                code, _, low, high = _code(inside, *saved, *ctx.grid)
+                inside = _equal(code, _clip(code, low, high, keep=True))
             gradient = torch.where(inside, gradient, 0)
         return gradient, None, None, None, None, None, None
 
 
-def _code(x: Tensor, scale: Tensor, zero_point: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The integer of each element, not clipped yet, and scale and zero point in the precision of the arithmetic."""
+def _code(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int
+) -> tuple[Tensor, Tensor, Tensor | int, Tensor | int]:
+    """How many steps each element is from zero, not clipped yet; the step; and the ends of the grid in steps."""
     dtype = accumulation_dtype(x)
     scale = scale.to(dtype)
     code = (x.to(dtype) * (1 / scale)).round_()
     if zero_point is None:
-        return code, scale, None
+        return code, scale, quant_min, quant_max
     zero_point = zero_point.to(dtype)
-    return code.add_(zero_point), scale, zero_point
+    return code, scale, quant_min - zero_point, quant_max - zero_point
+
+
+def _clip(code: Tensor, low: Tensor | int, high: Tensor | int, *, keep: bool) -> Tensor:
+    """A code between the ends; NaN stays NaN. Overwrites `code` unless told to keep it."""
+    if isinstance(low, Tensor) or isinstance(high, Tensor):  # both at once are not vectorised if they are tensors
+        return (code.clamp_min(low) if keep else code.clamp_min_(low)).clamp_max_(high)
+    return code.clamp(low, high) if keep else code.clamp_(low, high)
 
 
 def _equal(code: Tensor, clipped: Tensor) -> Tensor:
-    """Where a code is its own clipped one, NaN nowhere. Overwrites `code`: on a CPU, a comparison that makes booleans
+    """Where a code is its own clipped one, NaN nowhere. Overwrites `code`.
 
-    at once costs twice as much as one in place and a conversion.
+    On a CPU a comparison that makes booleans at once costs twice as much as one in place and a conversion.
     """
     return code.eq_(clipped).to(torch.bool)
 

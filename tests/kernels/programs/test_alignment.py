@@ -102,3 +102,58 @@ def test_a_compiler_sees_it_whole(draw: Callable[..., Tensor]) -> None:
     assert compiled.grad is not None
     assert torch.equal(compiled.grad, eager.grad)  # type: ignore[arg-type]
     torch._dynamo.reset()
+
+
+def test_targets_and_margins_may_have_any_strides_and_types(draw: Callable[..., Tensor]) -> None:
+    mean, var = draw(3, 8).float(), draw(3, 8).float()
+    wide = draw(8, 4)
+    target_mean, target_var, mean_margin, spread_margin = (0.3 * wide).unbind(1)
+    for dtype in (torch.float64, torch.float32):
+        given = [t.to(dtype) if dtype != t.dtype else t for t in (target_mean, target_var, mean_margin, spread_margin)]
+        losses = []
+        for name in ("triton", "reference"):
+            with backend(name):  # type: ignore[arg-type]
+                losses.append(
+                    bn_alignment(
+                        mean[:, 2:], var[:, 2:], given[0][2:], given[1][2:], channels=[4, 2],
+                        spread="std", epsilon=1e-3, mean_margin=given[2][2:], spread_margin=given[3][2:],
+                    )
+                )  # fmt: skip
+        torch.testing.assert_close(losses[0], losses[1].float(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("distance", ["squared", "l2"])
+def test_statistics_that_are_not_numbers_are_not_hidden_by_a_margin(distance: str, draw: Callable[..., Tensor]) -> None:
+    mean, var, margin = draw(4).float(), draw(4).float(), draw(4).float()
+    moved = (mean + torch.tensor([0.0, torch.nan, 0.0, 0.0], device=mean.device)).requires_grad_()
+    loss = bn_alignment(
+        moved,
+        var,
+        mean,
+        var,
+        channels=[2, 2],
+        distance=distance,
+        mean_margin=margin,
+        spread_margin=margin,  # type: ignore[arg-type]
+    )
+    loss.backward()
+    assert loss.isnan()
+    assert moved.grad is not None
+    assert moved.grad[1].isnan()
+
+
+def test_float64_keeps_its_digits_down_to_epsilon(draw: Callable[..., Tensor]) -> None:
+    tensors = [draw(4) for _ in range(4)]
+    options = {"channels": [4], "spread": "std", "epsilon": 0.1}
+    found = bn_alignment(*tensors, **options)  # type: ignore[arg-type]
+    with backend("reference"):
+        torch.testing.assert_close(found, bn_alignment(*tensors, **options), rtol=1e-14, atol=0)  # type: ignore[arg-type]
+
+
+def test_no_gradient_reaches_what_is_remembered(draw: Callable[..., Tensor]) -> None:
+    mean, var, to_mean, to_var = (draw(4).float().requires_grad_() for _ in range(4))
+    for name in ("triton", "reference"):
+        with backend(name):  # type: ignore[arg-type]
+            bn_alignment(mean, var, to_mean, to_var, channels=[4]).backward()
+        assert to_mean.grad is None
+        assert to_var.grad is None

@@ -162,3 +162,18 @@ def test_the_last_program_of_a_tensor_of_billions_ends_at_its_last_element(
         ends += [int(shown.min()), int(shown.max())]
     assert ends[0] == 0
     assert ends[-1] == huge.numel - 1
+
+
+@pytest.mark.parametrize("op", [fake_quantize, learned_step_quantize])
+def test_scales_and_zero_points_may_have_any_strides(op: Any, device: torch.device) -> None:
+    x = random(3, 4, 5).to(device)
+    wide = torch.tensor([0.3, 9.0, 0.5, 9.0, 0.7, 9.0, 1.1, 9.0], device=device)
+    for scale, point in ((wide[::2], wide[1::2].round()), (wide[:1].expand(4), wide[1:2].round().expand(4))):
+        results = []
+        for name in ("triton", "reference"):
+            with backend(name):  # type: ignore[arg-type]
+                leaf = x.clone().requires_grad_()
+                y = op(leaf, scale, point, quant_min=-8, quant_max=15, axis=1)
+                results.append((y, *torch.autograd.grad(y.sum(), leaf)))
+        for found, expected in zip(*results, strict=True):
+            assert torch.equal(found, expected)

@@ -207,6 +207,37 @@ def test_only_the_gradients_that_are_asked_for_are_computed(random: Callable[...
     assert torch.equal(residual.grad, (y > 0).float())
 
 
+def test_scale_and_shift_may_have_any_strides_and_get_no_gradient(random: Callable[..., Tensor]) -> None:
+    x, scale, shift = random(2, 4, 3, 3), random(8)[::2].requires_grad_(), random(1).expand(4)
+    results = []
+    for name in ("triton", "reference"):
+        leaf = x.clone().requires_grad_()
+        with backend(name):  # type: ignore[arg-type]
+            y, moments = bn_activation_stats(leaf, scale, shift, activation="relu")
+        (y.sum() + moments.sum()).backward()
+        results.append((y, leaf.grad))
+        assert scale.grad is None
+    torch.testing.assert_close(*(y for y, _ in results))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # numpy's, at inf - inf
+def test_an_infinite_element_spoils_its_own_gradient_only(device: torch.device) -> None:
+    x = torch.tensor([-1.0, torch.inf, 1.0, 2.0], device=device).reshape(1, 1, 2, 2).requires_grad_()
+    one = torch.ones(1, device=device)
+    bn_activation_stats(x, one, 0 * one, activation="relu6")[0].sum().backward()
+    assert x.grad is not None
+    assert x.grad.flatten().tolist() == [0.0, 0.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("splits", [1, 31, 70])
+def test_any_number_of_parts_merges(splits: int, random: Callable[..., Tensor]) -> None:
+    x = random(2 * splits, 40, 3, mean=5)
+    parts = [reference.channel_moments(part, False) for part in x.split(2)]
+    mean, var = merge_moments([torch.cat(parts, 2)])
+    close(mean, x.double().mean((0, 2)), torch.float32)
+    close(var, x.double().var((0, 2), correction=0), torch.float32)
+
+
 @pytest.mark.parametrize("per", PERS)
 def test_moments_of_all_layers_are_merged_side_by_side(per: Per, random: Callable[..., Tensor]) -> None:
     shapes = [(4, 5, 6, 6), (4, 130, 2, 2), (4, 1, 9, 9), (4, 3)]

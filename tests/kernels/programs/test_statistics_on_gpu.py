@@ -109,13 +109,14 @@ def test_every_sum_has_one_order(layers: Layers) -> None:
 
 
 @pytest.mark.traces
-def test_inductor_compiles_the_loss_whole(layers: Layers) -> None:
-    compiled = torch.compile(lambda leaves: layers.loss(leaves, fused=True), fullgraph=True, dynamic=False)
-    leaves = [x.detach().requires_grad_() for x in layers.inputs]
-    loss = compiled(leaves)
-    loss.backward()
-    for leaf, expected in zip(leaves, layers.step()[1:], strict=True):
-        torch.testing.assert_close(leaf.grad, expected)
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])  # the latter captures graphs of its own
+def test_inductor_compiles_the_loss_whole(mode: str, layers: Layers) -> None:
+    compiled = torch.compile(lambda leaves: layers.loss(leaves, fused=True), fullgraph=True, dynamic=False, mode=mode)
+    for _ in range(3):
+        leaves = [x.detach().requires_grad_() for x in layers.inputs]
+        compiled(leaves).backward()
+        for leaf, expected in zip(leaves, layers.step()[1:], strict=True):
+            torch.testing.assert_close(leaf.grad, expected)
     torch._dynamo.reset()
 
 

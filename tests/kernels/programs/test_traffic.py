@@ -1,4 +1,7 @@
-"""How often each element of a large tensor is read and written: the promise of a fused kernel, counted."""
+"""How often each element of a large tensor is read and written: the promise of a fused kernel, counted.
+
+Not collected where programs are compiled: only the interpreter can be watched.
+"""
 
 import pytest
 import torch
@@ -8,9 +11,6 @@ from dfqlab_kernels import bn_activation_stats, layout, merge_moments, tap_chann
 from dfqlab_kernels.activation import _normalized_backward
 from dfqlab_kernels.statistics import _moments_backward
 from dfqlab_kernels.trace import Trace, traced
-from tests.kernels.programs.conftest import INTERPRETED
-
-pytestmark = pytest.mark.skipif(not INTERPRETED, reason="only the interpreter can be watched")
 
 SHAPES = [(3, 5, 5, 7), (2, 3, 70, 1), (40, 2, 2, 2), (5, 9, 1, 1)]
 
