@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dfqlab_kernels.reference.quantization import accumulation_dtype
@@ -33,14 +34,19 @@ def merge_moments(moments: Sequence[Tensor], correction: int) -> tuple[Tensor, T
     Of parts with counts n, means m and sums M: `mean = m_0 + sum n (m - m_0) / N` and
     `var = (sum M + sum n (m - mean)^2) / (N - correction)` (Chan et al. 1983).
     """
-    means, variances = [], []
-    for count, mean, squares in moments:
-        first = mean[:, :1]
-        whole = first + (count * (mean - first)).sum(1, keepdim=True) / count.sum(1, keepdim=True)
-        within = squares.sum(1) + (count * (mean - whole).square()).sum(1)
-        means.append(whole[:, 0])
-        variances.append(within / (count.sum(1) - correction))
-    return torch.cat(means, -1), torch.cat(variances, -1)
+    counts, means, squares = zip(*(_whole(part) for part in moments), strict=True)
+    return torch.cat(means, -1), torch.cat(squares, -1) / (torch.cat(counts, -1) - correction)
+
+
+def _whole(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Count, mean and sum of squared deviations of each channel, (groups, c), from those of its parts."""
+    if moments.shape[2] == 1:
+        count, mean, squares = moments[:, :, 0]
+        return count, mean, squares
+    count, mean, squares = moments
+    first = mean[:, :1]
+    whole = first + (count * (mean - first)).sum(1, keepdim=True) / count.sum(1, keepdim=True)
+    return count.sum(1), whole[:, 0], squares.sum(1) + (count * (mean - whole).square()).sum(1)
 
 
 def bn_activation_stats(
@@ -49,7 +55,7 @@ def bn_activation_stats(
     """`activation(x * scale + shift + residual)`, computed as moments are, and the moments of x."""
     z = torch.addcmul(along_channels(shift, x), x, along_channels(scale, x))
     z = z if residual is None else z + residual
-    y = z.relu() if activation == "relu" else z.clamp(0, 6) if activation == "relu6" else z
+    y = F.relu(z) if activation == "relu" else F.relu6(z) if activation == "relu6" else z
     return y.to(x.dtype), channel_moments(x, per_sample)
 
 
