@@ -138,9 +138,13 @@ def _name(axes: Axes, points: Sequence[RooflinePoint], heights: Sequence[float])
     places = apart([float(y) - 24 for y in up], 20, low + 10, high - 10)
     for point, x, y, to in zip(points, across, up, places, strict=True):
         text = f"{printable(point.name, _LONGEST_NAME)}: {short(point.intensity)}"
-        tight = x + 26 + wide(text, 11) * axes.figure.dpi / 72 > end
+        start = x + 26
+        for other, height in sorted(zip(across, up, strict=True)):  # beyond the points that the text would run over
+            if abs(height - to) < 14 and start - 10 < other < start + 200:
+                start = other + 16
+        tight = start + wide(text, 11) * axes.figure.dpi / 72 > end
         axes.annotate(
-            text, xy=(x, y), xycoords="figure pixels", xytext=(end - 2 if tight else x + 26, to),
+            text, xy=(x, y), xycoords="figure pixels", xytext=(end - 2 if tight else start, to),
             textcoords="figure pixels", ha="right" if tight else "left", va="center", fontsize=11, color=INK,
             bbox=_PLATE, arrowprops={
                 "arrowstyle": "-", "color": MUTED, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 5,
