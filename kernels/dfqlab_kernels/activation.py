@@ -10,7 +10,7 @@ from dfqlab_kernels import reference
 from dfqlab_kernels.backends import uses_triton
 from dfqlab_kernels.errors import ShapeError
 from dfqlab_kernels.layout import channel_layout
-from dfqlab_kernels.statistics import Per, check_channels, empty_moments
+from dfqlab_kernels.statistics import Per, check_channels, empty_moments, moments_backward
 
 Activation = Literal["none", "relu", "relu6"]
 _ACTIVATIONS = get_args(Activation)
@@ -128,9 +128,15 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
     # tells, and nothing more is kept.
     ctx.save_for_backward(x, scale, shift, y if residual is not None and ctx.activation != "none" else None, moments)
     ctx.has_residual = residual is not None
+    ctx.set_materialize_grads(False)  # no zeros as large as x where only the statistics were used
 
 
-def _gradient(ctx: Any, dy: Tensor, to_moments: Tensor) -> tuple[Tensor | None, ...]:
+def _gradient(ctx: Any, dy: Tensor | None, to_moments: Tensor | None) -> tuple[Tensor | None, ...]:
+    x, _, _, _, moments = ctx.saved_tensors
+    if dy is None:
+        dx = None if to_moments is None else moments_backward(x, moments, to_moments, None, ctx.per_sample)
+        return dx, None, None, None, None, None
+    to_moments = torch.zeros_like(moments) if to_moments is None else to_moments
     to_residual = ctx.has_residual and ctx.needs_input_grad[3]
     dx, residual = _normalized_backward(dy, to_moments, *ctx.saved_tensors, ctx.activation, to_residual, ctx.per_sample)
     return dx, None, None, residual if to_residual else None, None, None

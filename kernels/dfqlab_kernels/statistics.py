@@ -139,7 +139,7 @@ class _Tap(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dx: Tensor | None, to_moments: Tensor | None) -> tuple[Tensor | None, None]:
         x, moments = ctx.saved_tensors
-        return dx if to_moments is None else _moments_backward(x, moments, to_moments, dx, ctx.per_sample), None
+        return dx if to_moments is None else moments_backward(x, moments, to_moments, dx, ctx.per_sample), None
 
 
 @torch.library.custom_op("dfqlab::moments", mutates_args=())
@@ -155,13 +155,13 @@ def _(x: Tensor, per_sample: bool) -> Tensor:
 
 
 @torch.library.custom_op("dfqlab::moments_backward", mutates_args=())
-def _moments_backward(x: Tensor, moments: Tensor, to_moments: Tensor, dx: Tensor | None, per_sample: bool) -> Tensor:
+def moments_backward(x: Tensor, moments: Tensor, to_moments: Tensor, dx: Tensor | None, per_sample: bool) -> Tensor:
     from dfqlab_kernels.programs import statistics
 
     return statistics.moments_backward(x, moments, to_moments, dx, per_sample)
 
 
-@_moments_backward.register_fake
+@moments_backward.register_fake
 def _(x: Tensor, moments: Tensor, to_moments: Tensor, dx: Tensor | None, per_sample: bool) -> Tensor:
     return torch.empty_like(channel_layout(x, per_sample=per_sample)[0])
 

@@ -18,7 +18,7 @@ from dfqlab_kernels import (
     tap_channel_stats,
 )
 from dfqlab_kernels.activation import _normalized, _normalized_backward
-from dfqlab_kernels.statistics import _merge, _merge_backward, _moments, _moments_backward
+from dfqlab_kernels.statistics import _merge, _merge_backward, _moments, moments_backward
 
 Per = Literal["batch", "sample"]
 PERS: list[Per] = ["batch", "sample"]
@@ -197,6 +197,19 @@ def test_the_fused_layer_keeps_the_type_of_its_input(dtype: torch.dtype, random:
     close(mean, of_mean, dtype)
 
 
+@pytest.mark.parametrize("reads", ["y", "moments", "nothing"])
+def test_either_result_may_go_unused(reads: str, random: Callable[..., Tensor]) -> None:
+    x, one, gradients = random(2, 3, 4, 4), torch.ones_like(random(3)), []
+    for name in ("triton", "reference"):
+        leaf = x.clone().requires_grad_()
+        with backend(name):  # type: ignore[arg-type]
+            y, moments = bn_activation_stats(leaf, one, one, activation="relu", residual=leaf if reads == "y" else None)
+            mean, _ = merge_moments([moments])
+            loss = {"y": y.square().sum(), "moments": mean.square().sum(), "nothing": leaf.sum()}[reads]
+            gradients.append(torch.autograd.grad(loss, leaf)[0])
+    torch.testing.assert_close(*gradients)
+
+
 def test_only_the_gradients_that_are_asked_for_are_computed(random: Callable[..., Tensor]) -> None:
     x, residual, scale = random(2, 3, 4, 4), random(2, 3, 4, 4).requires_grad_(), random(3).requires_grad_()
     y, _ = bn_activation_stats(x, scale, scale.detach(), activation="relu", residual=residual)
@@ -294,7 +307,7 @@ OPS: dict[str, Callable[[Callable[..., Tensor]], tuple[Callable[..., object], tu
     "moments": lambda r: (_moments, (r(3, 5, 4, 4), False)),
     "moments of samples": lambda r: (_moments, (LAYOUTS["channels_last"](r(3, 5, 4, 4)), True)),
     "moments backward": lambda r: (
-        _moments_backward,
+        moments_backward,
         (r(2, 3, 4, 4), _moments(x := r(2, 3, 4, 4), False), torch.ones_like(_moments(x, False)), None, False),
     ),
     "merge": lambda r: (_merge, ([r(3, 2, 4, 5).abs().requires_grad_(), r(3, 2, 1, 7).abs()], 0)),

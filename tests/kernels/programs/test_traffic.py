@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dfqlab_kernels import bn_activation_stats, layout, merge_moments, tap_channel_stats
 from dfqlab_kernels.activation import _normalized_backward
-from dfqlab_kernels.statistics import _moments_backward
+from dfqlab_kernels.statistics import moments_backward
 from dfqlab_kernels.trace import Trace, traced
 
 SHAPES = [(3, 5, 5, 7), (2, 3, 70, 1), (40, 2, 2, 2), (5, 9, 1, 1)]
@@ -53,7 +53,7 @@ def test_the_taps_backward_reads_no_more_than_x_and_what_passes(generator: torch
     x, dx = torch.randn(3, 5, 5, 7, generator=generator), torch.ones(3, 5, 5, 7)
     _, moments = tap_channel_stats(x)
     with traced(x=x, dx=dx) as trace:
-        _moments_backward(x, moments, moments, dx, False)
+        moments_backward(x, moments, moments, dx, False)
     once(trace, "x", "load", x)
     once(trace, "dx", "load", dx)
 
