@@ -3,23 +3,19 @@
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any, TypeAlias
-
-import numpy as np
+from typing import Any
 
 from dfqlab.errors import ConfigurationError
+from dfqlab_kernels import trace
 from dfqlab_kernels.backends import triton_obstacle
-from dfqlab_kernels.trace import Direction
+from dfqlab_kernels.trace import See
 
 VARIABLE = "TRITON_INTERPRET"
 
-See: TypeAlias = Callable[[Direction, np.ndarray, np.ndarray, int], np.ndarray]
-"""Takes a direction, the address of each lane, whether its mask shows it, and bytes an element; returns who passes."""
-
-_PATCHED = ("create_masked_load", "create_masked_store", "create_atomic_rmw", "create_atomic_cas")
+_REFUSED = ("create_atomic_rmw", "create_atomic_cas")
 
 
 def interpret() -> str:
@@ -59,44 +55,27 @@ def import_triton() -> tuple[Any, Any]:
 
 @contextmanager
 def watched(see: See) -> Iterator[None]:
-    """Show `see` every load and store of interpreted kernels, before it happens; lanes that it drops do nothing.
-
-    Atomics, which would go around it, raise.
-    """
+    """`dfqlab_kernels.trace.watched`, in which atomics, which would go around it, raise."""
     from triton.runtime import interpreter
-
-    builder: Any = interpreter.interpreter_builder
-    before = {name: vars(builder)[name] for name in _PATCHED if name in vars(builder)}
-    load, store = builder.create_masked_load, builder.create_masked_store
-
-    def allowed(direction: Direction, pointers: Any, mask: Any) -> Any:
-        bytes_each = pointers.get_element_ty().primitive_bitwidth // 8
-        shown = np.broadcast_to(mask.data, pointers.data.shape)
-        return interpreter.TensorHandle(see(direction, pointers.data, shown, bytes_each), mask.dtype)
-
-    def watched_load(pointers: Any, mask: Any, *rest: Any) -> Any:
-        return load(pointers, allowed("load", pointers, mask), *rest)
-
-    def watched_store(pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        return store(pointers, value, allowed("store", pointers, mask), *rest)
 
     def refuse(*_: Any) -> Any:
         raise ConfigurationError("the lessons watch loads and stores, not atomics; let each program store its own part")
 
-    vars(builder).update(dict(zip(_PATCHED, (watched_load, watched_store, refuse, refuse), strict=True)))
-    try:
-        yield
-    finally:
-        for name in _PATCHED:
-            vars(builder).pop(name, None)
-        vars(builder).update(before)
+    builder: Any = interpreter.interpreter_builder
+    with trace.watched(see):
+        vars(builder).update(dict.fromkeys(_REFUSED, refuse))
+        try:
+            yield
+        finally:
+            for name in _REFUSED:
+                vars(builder).pop(name, None)
 
 
 def unwatch() -> None:
     """Take away what a watch left that was stopped while it tidied up."""
     from triton.runtime import interpreter
 
-    for name in _PATCHED:
+    for name in (*trace.WATCHED, *_REFUSED):
         vars(interpreter.interpreter_builder).pop(name, None)
 
 

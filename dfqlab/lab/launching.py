@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfqlab.lab.interpreter import See, no_launch, unwatch, watched
+from dfqlab.lab.interpreter import no_launch, unwatch, watched
 from dfqlab_kernels.backends import triton_obstacle
-from dfqlab_kernels.trace import Direction, Trace, traced
+from dfqlab_kernels.trace import Direction, See, Trace, traced
 
 _BAND = 1024  # elements of nobody's on each side of a tensor: an access just past its end lands there
 _VERBS = {"load": "reads", "store": "writes"}

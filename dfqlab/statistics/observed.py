@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import dfqlab_kernels
-from dfqlab.statistics.packed import Per, Statistics, TeacherOutputs, layout_of
+from dfqlab.statistics.packed import Statistics, TeacherOutputs, layout_of
 from dfqlab.statistics.rewriting import rewrite
 from dfqlab.teachers import Teacher
+from dfqlab_kernels.statistics import Per
 
 
 class ObservedTeacher(nn.Module):

@@ -1,15 +1,12 @@
 """The statistics of all BatchNorm layers in one packed buffer: what a teacher remembers, and what a batch does."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dfqlab.teachers import Teacher
-
-Per = Literal["batch", "sample"]
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 import dfqlab_kernels
 from dfqlab.errors import TeacherError
-from dfqlab.statistics.packed import Per
 from dfqlab.teachers import Teacher, trace
+from dfqlab_kernels.statistics import Per
 
 _ADDITIONS = (operator.add, torch.add, "add")
 _ADDITIONS_IN_PLACE = (operator.iadd, "add_")  # they change their first argument

@@ -1,10 +1,10 @@
 """What an interpreted Triton kernel reads and writes, element by element: what a byte costs is counted, not guessed."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +13,11 @@ from dfqlab_kernels.backends import triton_obstacle
 from dfqlab_kernels.errors import BackendError
 
 Direction = Literal["load", "store"]
+WATCHED = ("create_masked_load", "create_masked_store")
+"""What the interpreter calls for every load and store, masked or not."""
+
+See: TypeAlias = Callable[[Direction, np.ndarray, np.ndarray, int], np.ndarray]
+"""Takes a direction, the address of each lane, whether its mask shows it, and bytes an element; returns who passes."""
 
 
 @dataclass(frozen=True)
@@ -66,30 +71,48 @@ def traced(**tensors: Tensor) -> Iterator[Trace]:
         raise BackendError(f"traced: {obstacle}")
     from triton.runtime import interpreter
 
-    builder: Any = interpreter.interpreter_builder
+    grid: Any = interpreter.interpreter_builder
     trace = Trace(tensors)
-    load, store = builder.create_masked_load, builder.create_masked_store
 
-    def record(direction: Direction, pointers: Any, mask: Any) -> None:
-        addresses, shown = np.atleast_1d(pointers.data).ravel(), np.atleast_1d(mask.data).ravel()
+    def record(direction: Direction, pointers: np.ndarray, mask: np.ndarray, _: int) -> np.ndarray:
+        addresses, shown = np.atleast_1d(pointers).ravel(), np.atleast_1d(mask).ravel()
         for name, tensor in tensors.items():
             begin, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
             within = shown & (addresses >= begin) & (addresses < begin + size)
             if within.any():
                 elements = (addresses[within] - tensor.data_ptr()).astype(np.int64) // tensor.element_size()
-                program = (int(builder.grid_idx[0]), int(builder.grid_idx[1]), int(builder.grid_idx[2]))
+                program = (int(grid.grid_idx[0]), int(grid.grid_idx[1]), int(grid.grid_idx[2]))
                 trace.accesses.append(Access(program, direction, name, tuple(elements.tolist()), len(addresses)))
+        return mask
+
+    with watched(record):
+        yield trace
+
+
+@contextmanager
+def watched(see: See) -> Iterator[None]:
+    """Show `see` every load and store of interpreted kernels, before it happens; lanes that it drops do nothing."""
+    from triton.runtime import interpreter
+
+    builder: Any = interpreter.interpreter_builder
+    before = {name: vars(builder)[name] for name in WATCHED if name in vars(builder)}
+    load, store = builder.create_masked_load, builder.create_masked_store
+
+    def allowed(direction: Direction, pointers: Any, mask: Any) -> Any:
+        bytes_each = pointers.get_element_ty().primitive_bitwidth // 8
+        shown = np.broadcast_to(mask.data, pointers.data.shape)
+        return interpreter.TensorHandle(see(direction, pointers.data, shown, bytes_each), mask.dtype)
 
     def watched_load(pointers: Any, mask: Any, *rest: Any) -> Any:
-        record("load", pointers, mask)
-        return load(pointers, mask, *rest)
+        return load(pointers, allowed("load", pointers, mask), *rest)
 
     def watched_store(pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        record("store", pointers, mask)
-        return store(pointers, value, mask, *rest)
+        return store(pointers, value, allowed("store", pointers, mask), *rest)
 
-    builder.create_masked_load, builder.create_masked_store = watched_load, watched_store
+    vars(builder).update(zip(WATCHED, (watched_load, watched_store), strict=True))
     try:
-        yield trace
+        yield
     finally:
-        builder.create_masked_load, builder.create_masked_store = load, store
+        for name in WATCHED:
+            vars(builder).pop(name, None)
+        vars(builder).update(before)

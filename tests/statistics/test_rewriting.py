@@ -109,7 +109,8 @@ def test_names_of_buffers_meet_nobody_elses() -> None:
 
 @pytest.mark.parametrize(("name", "with_residual"), [("resnet18", 8), ("mobilenet_v2", 10)])
 def test_every_residual_of_a_known_network_is_fused(name: str, with_residual: int) -> None:
-    torchvision = pytest.importorskip("torchvision")
+    import torchvision
+
     teacher = Teacher.from_module(
         torchvision.models.get_model(name).eval(), size=(3, 64, 64), mean=(0.5,) * 3, std=(0.2,) * 3, classes=1000
     )
