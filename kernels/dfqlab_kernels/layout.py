@@ -29,11 +29,6 @@ class Layout:
         """Elements of all groups."""
         return self.groups * self.outer * self.channels * self.inner
 
-    @property
-    def count(self) -> int:
-        """Elements of one channel in one group."""
-        return self.outer * self.inner
-
 
 @dataclass(frozen=True)
 class Tiling:

@@ -49,7 +49,7 @@ def test_an_element_lies_in_the_channel_of_its_index(name: str) -> None:
         same, lies = elementwise_layout(x, axis)
         assert same is x
         assert (lies.numel, lies.channels) == (x.numel(), x.shape[axis])
-        assert lies.count * lies.channels == x.numel()
+        assert lies.outer * lies.inner * lies.channels == x.numel()
         memory = x.as_strided((x.numel(),), (1,))
         index = numbered(x.shape[axis]).reshape([-1 if d == axis % x.dim() else 1 for d in range(x.dim())])
         expected = torch.empty_like(memory)
