@@ -1,57 +1,72 @@
-"""One step of an inversion: dfqlab's, next to the same step with forward hooks, mean() and var().
+"""One step of an inversion: dfqlab's, next to the same step as scripts write it.
 
-    python -m benchmarks.inversion_step        # ResNet-20, 128 images, float32; on the GPU where there is one
+    python -m benchmarks.inversion_step        # ResNet-20, 128 images; on the GPU where there is one
+    python -m benchmarks.inversion_step jobs   # whole jobs, compilation included, and how soon a short one starts
 
-All compute the same loss (ZeroQ, eq. 2) from the same images, in turn within each round. With $DFQLAB_DATA the teacher
-is the trained one, else an untrained one: a step costs the same. Writes benchmarks/results/inversion_step.json, or
-inversion_step.json in the folder that $DFQLAB_BENCH_RESULTS names; one entry for each device.
+Two recipes, `zeroq` and `deepinversion`. All ways of writing one compute the same loss from the same images, in turn
+within each round. With $DFQLAB_DATA the teacher is the trained one, else an untrained one: a step costs the same.
+Writes benchmarks/results/inversion_step.json, or inversion_step.json in the folder that $DFQLAB_BENCH_RESULTS names;
+one entry for each device.
 """
 
-import copy
 import json
 import os
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import dfqlab
 import dfqlab_kernels
+from benchmarks.direct_inversion import DIRECT, DirectLoss
 from dfqlab.checkpoints import write_json
-from dfqlab.objective import Objective
-from dfqlab.statistics import ObservedTeacher
-from dfqlab.synthesis import inversion
-from dfqlab.synthesis.plan import generator_for, plan_for
-from dfqlab.synthesis.terms import Alignment
+from dfqlab.recipes.deepinversion import DeepInversion
+from dfqlab.recipes.zeroq import ZeroQ
+from dfqlab.synthesis import plan as planning
+from dfqlab.synthesis.descent import BatchDescent
+from dfqlab.synthesis.plan import Plan, generator_for, plan_for
+from dfqlab.synthesis.zoo import Zoo
 from dfqlab.teachers.cifar_networks import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_SIZE, CIFAR10_STD, resnet20
 from dfqlab_kernels.bench.machine import results_folder, this_machine
 from dfqlab_kernels.bench.timing import Stopwatch, captured, launches, quiet
 
 RESULTS = Path(__file__).parent / "results"
-BATCH, STEPS, LEARNING_RATE = 128, 500, 0.1  # STEPS decides whether dfqlab compiles; a few of them are measured
-HOOKS, OURS = "hooks", "dfqlab"
-EPSILON = Alignment().epsilon
-
-LossOf = Callable[[Tensor], Tensor]
+BATCH, STEPS = 128, 500
+HOOKS, COMPILED_HOOKS = "hooks", "hooks, parameters frozen, torch.compile"
+OURS, HALF, EAGER = "dfqlab, float32", "dfqlab, bfloat16", "dfqlab, float32, not compiled"
+RECIPES: dict[str, ZeroQ | DeepInversion] = {"zeroq": ZeroQ(steps=STEPS), "deepinversion": DeepInversion(steps=STEPS)}
+FEW, SHORT = 12, 40  # steps of a job that are timed after the first, and of a job that is too short to compile
 
 
 def main() -> None:
-    """Measure the steps on this machine."""
+    """Measure the steps, or whole jobs, on this machine."""
     quiet()
     machine = this_machine()
     path = results_folder(RESULTS) / "inversion_step.json"
     known = json.loads(path.read_text())["devices"] if path.exists() else {}
-    rounds = Stopwatch(machine.kind, rounds=40, fewest=15, seconds=60)
-    result = measure(resnet20_teacher(machine.kind), BATCH, rounds)
-    facts = {"device": machine.as_dict(), "versions": machine.versions, "code": machine.code}
-    known[machine.slug] = {**facts, **result, "date": date.today().isoformat()}
+    facts = {"device": machine.as_dict(), "versions": machine.versions, "code": machine.code, "batch": BATCH}
+    entry = known.get(machine.slug, {}) | facts | {"date": date.today().isoformat()}
+    teacher = resnet20_teacher(machine.kind)
+    if sys.argv[1:] == ["jobs"]:
+        entry["jobs"] = {recipe: jobs(recipe) for recipe in RECIPES}
+        print(json.dumps(entry["jobs"], indent=2))
+    else:
+        rounds = Stopwatch(machine.kind, rounds=40, fewest=12, seconds=60)
+        entry["recipes"] = {recipe: measure(recipe, teacher, BATCH, rounds) for recipe in RECIPES}
+        for recipe, result in entry["recipes"].items():
+            for name, taken in result["times"].items():
+                ratio = result["times"][HOOKS]["median"] / taken["median"]
+                print(f"{recipe:<14}{name:<44}{1e3 * taken['median']:>9.1f} ms  {ratio:>5.2f} times as fast as {HOOKS}")
+    known[machine.slug] = entry
     write_json(path, {"devices": known})
-    for name, time in result["times"].items():
-        ratio = result["times"][HOOKS]["median"] / time["median"]
-        print(f"{name:<44}{1e3 * time['median']:>9.1f} ms  {ratio:>5.2f} times as fast as {HOOKS}")
 
 
 def resnet20_teacher(device: str) -> dfqlab.Teacher:
@@ -72,94 +87,114 @@ def resnet20_teacher(device: str) -> dfqlab.Teacher:
     )
 
 
-def measure(teacher: dfqlab.Teacher, batch: int, stopwatch: Stopwatch) -> dict[str, Any]:
+def measure(recipe: str, teacher: dfqlab.Teacher, batch: int, stopwatch: Stopwatch) -> dict[str, Any]:
     """The time of every step that works, and the loss that each begins with."""
-    steps = steps_of(teacher, batch)
-    gpu = stopwatch.kind == "cuda"
+    steps = steps_of(recipe, teacher, batch)
     losses = {name: step() for name, step in steps.items()}
     measured = stopwatch.measure(steps, "wall")
-    result = {"teacher": teacher.name, "batch": batch, "losses": losses}
-    result |= {"times": measured.times, "failed": measured.failed}
-    if gpu:
+    result = {"teacher": teacher.name, "losses": losses, "times": measured.times, "failed": measured.failed}
+    if stopwatch.kind == "cuda":
         result["launches"] = {name: launches(steps[name]) for name in measured.times}
-        gradient = gradient_of(teacher, batch)
+        gradient = gradient_of(recipe, teacher, batch)
         result["captured gradient"] = stopwatch.measure({"replayed": captured(gradient), "launched": gradient}).times
     return result
 
 
-def steps_of(teacher: dfqlab.Teacher, batch: int) -> dict[str, Callable[[], float]]:
+def steps_of(recipe: str, teacher: dfqlab.Teacher, batch: int) -> dict[str, Callable[[], float]]:
     """One step of Adam by each way of writing it; returns the loss before the step."""
-    with dfqlab_kernels.backend("reference"):
-        definition = _ours(teacher, batch, compiled=True)
+    direct = DIRECT[recipe]
+    plan = plan_for([teacher], steps=STEPS, count=batch)
+    compiled, half = (replace(plan, compiled=True, dtype=dtype) for dtype in ("float32", "bfloat16"))
     steps = {
-        HOOKS: _Direct(teacher, batch, Hooked(teacher)).step,
-        "hooks, parameters frozen": _Direct(teacher, batch, Hooked(teacher, frozen=True)).step,
-        "hooks, parameters frozen, torch.compile": _Direct(
-            teacher, batch, torch.compile(Hooked(teacher, frozen=True), dynamic=False)
-        ).step,
-        "dfqlab without torch.compile": _ours(teacher, batch, compiled=False),
-        OURS: _ours(teacher, batch, compiled=plan_for([teacher], steps=STEPS).compiled),
+        HOOKS: _direct(recipe, teacher, batch, direct(teacher)),
+        "hooks, parameters frozen": _direct(recipe, teacher, batch, direct(teacher, frozen=True)),
+        EAGER: _ours(recipe, teacher, batch, replace(plan, compiled=False, dtype="float32")),
     }
+    if not planning.missing_for_compile():
+        frozen = torch.compile(direct(teacher, frozen=True), dynamic=False)
+        steps[COMPILED_HOOKS] = _direct(recipe, teacher, batch, frozen)
+        steps[OURS] = _ours(recipe, teacher, batch, compiled)
+        steps[HALF] = _ours(recipe, teacher, batch, half)
     if teacher.device.type == "cuda":
-        steps["dfqlab, torch.compile"] = _ours(teacher, batch, compiled=True)
-        steps["dfqlab's definitions, torch.compile"] = _with_definitions(definition)
+        steps["dfqlab's definitions, torch.compile"] = _with_definitions(_ours(recipe, teacher, batch, compiled))
     return steps
 
 
-class Hooked(nn.Module):
-    """The loss as scripts write it: hooks on BatchNorm, mean() and var(), and parameters that want gradients too."""
+def jobs(recipe: str) -> dict[str, Any]:
+    """Seconds of a whole job by the clock, each in a process of its own, with nothing compiled before.
 
-    def __init__(self, teacher: dfqlab.Teacher, *, frozen: bool = False) -> None:
-        super().__init__()
-        self.network = copy.deepcopy(teacher.module).eval().requires_grad_(not frozen)
-        self.found: list[tuple[Tensor, Tensor]] = []
-        self.norms = [module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)]
-        for norm in self.norms:
-            norm.register_forward_hook(self._observe)
-
-    def _observe(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        self.found.append((args[0].mean([0, 2, 3]), args[0].var([0, 2, 3], unbiased=False)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """ZeroQ, eq. 2, on normalised images, which shall have mean 0 and variance 1 themselves."""
-        self.found.clear()
-        self.network(x)
-        loss = self._distance(x.mean([0, 2, 3]), x.var([0, 2, 3], unbiased=False), x.new_tensor(0.0), x.new_tensor(1.0))
-        for (mean, var), norm in zip(self.found, self.norms, strict=True):
-            loss = loss + self._distance(mean, var, norm.running_mean, norm.running_var)
-        return loss
-
-    def _distance(self, mean: Tensor, var: Tensor, target_mean: Tensor, target_var: Tensor) -> Tensor:
-        off = torch.sqrt(var + EPSILON) - torch.sqrt(target_var + EPSILON)
-        return (mean - target_mean).square().sum() + off.square().sum()
+    "whole": imports aside, `dfqlab.synthesize` of 128 images in 500 steps as its plan says, compilation included.
+    "direct": as many steps as scripts write them, from the time of a few. "short starts": until the first step of a job
+    of 40 steps is done; "short" and "short direct": such a step.
+    """
+    code = f"from benchmarks import inversion_step as b; b.one_job({recipe!r}, KIND)"
+    found: dict[str, Any] = {}
+    for kind in ("whole", "direct", "short"):
+        with tempfile.TemporaryDirectory() as cache:  # so that nothing was compiled before
+            environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "TORCHINDUCTOR_FX_GRAPH_CACHE": "0"}
+            command = [sys.executable, "-c", code.replace("KIND", repr(kind))]
+            output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        found |= json.loads(output.splitlines()[-1])
+    return found
 
 
-class _Direct:
-    """The loop around it."""
-
-    def __init__(self, teacher: dfqlab.Teacher, batch: int, loss_of: nn.Module) -> None:
-        x = torch.randn(batch, *teacher.input.size, generator=generator_for(0, 0))
-        self.loss_of, self.x = loss_of, x.to(teacher.device).requires_grad_()
-        self.optimizer = torch.optim.Adam([self.x], lr=LEARNING_RATE)
-
-    def step(self) -> float:
-        self.optimizer.zero_grad()
-        self.loss_of.zero_grad()
-        loss = self.loss_of(self.x)
-        loss.backward()
-        self.optimizer.step()
-        return loss.item()
-
-
-def _ours(teacher: dfqlab.Teacher, batch: int, *, compiled: bool) -> Callable[[], float]:
-    """What `dfqlab.synthesis.inversion.invert` does at every step."""
-    loss_of: Any = inversion._Loss(
-        [ObservedTeacher(teacher)], [Objective(alignment=Alignment()).prepare(teacher, seed=0)]
+def one_job(recipe: str, kind: str) -> None:
+    """What `jobs` runs in a process; prints seconds by name."""
+    teacher = resnet20_teacher("cpu")
+    if kind == "direct":
+        step = _direct(recipe, teacher, BATCH, DIRECT[recipe](teacher))
+        step()
+        print(json.dumps({"direct": STEPS * _per_step(step), "short direct": _per_step(step)}))
+        return
+    steps = STEPS if kind == "whole" else SHORT
+    ends: list[float] = []
+    start = time.perf_counter()
+    made = dfqlab.synthesize(
+        teacher, recipe, count=BATCH, seed=0, steps=steps, on_step=lambda step: ends.append(time.perf_counter())
     )
-    if compiled:
-        loss_of = torch.compile(loss_of, dynamic=False)
-    run = inversion._BatchRun(teacher, batch, LEARNING_RATE, inversion.Plateau(), generator_for(0, 0))
-    return lambda: run.step(loss_of)["loss"]
+    taken = time.perf_counter() - start
+    if kind == "whole":
+        print(json.dumps({"whole": taken, "compiled": made.plan["compiled"], "dtype": made.plan["dtype"]}))
+    else:
+        print(json.dumps({"short starts": ends[0] - start, "short": (ends[-1] - ends[0]) / (SHORT - 1)}))
+
+
+def _per_step(step: Callable[[], float]) -> float:
+    start = time.perf_counter()
+    for _ in range(FEW):
+        step()
+    return (time.perf_counter() - start) / FEW
+
+
+def _labels(teacher: dfqlab.Teacher, batch: int) -> Tensor:
+    return torch.arange(batch) % len(teacher.classes)
+
+
+def _direct(recipe: str, teacher: dfqlab.Teacher, batch: int, loss_of: DirectLoss | Any) -> Callable[[], float]:
+    """The loop that scripts write around a loss."""
+    generator = generator_for(0, 0)
+    x = torch.randn(batch, *teacher.input.size, generator=generator).to(teacher.device).requires_grad_()
+    optimizer = torch.optim.Adam([x], lr=RECIPES[recipe].learning_rate)
+    labels = _labels(teacher, batch).to(teacher.device)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss_of.zero_grad()
+        shown = RECIPES[recipe].descent.augmentation(x, generator)
+        loss = loss_of(shown, labels)
+        loss.backward()
+        optimizer.step()
+        return float(loss.item())
+
+    return step
+
+
+def _ours(recipe: str, teacher: dfqlab.Teacher, batch: int, plan: Plan) -> Callable[[], float]:
+    """What `dfqlab.synthesis.inversion.invert` does at every step."""
+    objective, descent = RECIPES[recipe].objective, replace(RECIPES[recipe].descent, steps=10**9)
+    zoo = Zoo([teacher], objective, plan, seed=0)
+    run = BatchDescent(zoo, objective, descent, _labels(teacher, batch), batch, generator_for(0, 0))
+    return lambda: run.step()["loss"]
 
 
 def _with_definitions(step: Callable[[], float]) -> Callable[[], float]:
@@ -170,12 +205,14 @@ def _with_definitions(step: Callable[[], float]) -> Callable[[], float]:
     return with_definitions
 
 
-def gradient_of(teacher: dfqlab.Teacher, batch: int) -> Callable[[], Tensor]:
-    """The gradient of the loss alone, which a CUDA graph can hold."""
-    observed, objective = ObservedTeacher(teacher), Objective(alignment=Alignment()).prepare(teacher, seed=0)
-    loss_of = inversion._Loss([observed], [objective])
+def gradient_of(recipe: str, teacher: dfqlab.Teacher, batch: int) -> Callable[[], Tensor]:
+    """The gradient of the terms that read the teacher, which a CUDA graph can hold."""
+    plan = replace(plan_for([teacher], steps=1, count=batch), compiled=False, dtype="float32")
+    objective = RECIPES[recipe].objective
+    zoo = Zoo([teacher], objective, plan, seed=0)
+    labels = _labels(teacher, batch).to(teacher.device)
     x = torch.randn(batch, *teacher.input.size, generator=generator_for(0, 0)).to(teacher.device).requires_grad_()
-    return lambda: torch.autograd.grad(loss_of(teacher.input.denormalize(x))[0], x)[0]
+    return lambda: torch.autograd.grad(objective.total(zoo(teacher.input.denormalize(x), labels, (0,))), x)[0]
 
 
 if __name__ == "__main__":

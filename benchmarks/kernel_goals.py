@@ -142,5 +142,3 @@ GOALS = [
         for where, rows in {"where not clipped": _PER_CHANNEL, "everywhere": _is(_FQ, label="whole dy")}.items()
     ],
 ]  # fmt: skip
-
-STEP_GOAL = 2.0  # one step of an inversion of ResNet-20 on a CPU, next to hooks

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import inversion_step, kernel_roofline
-from benchmarks.kernel_goals import GOALS, STEP_GOAL
+from benchmarks import kernel_roofline
+from benchmarks.kernel_goals import GOALS
 from dfqlab.checkpoints import write_bytes
 from dfqlab_kernels.bench.cases import DTYPES, OURS
 from dfqlab_kernels.bench.registry import BENCHES
@@ -53,6 +53,11 @@ hand and rewrites this page; what was not measured says so. [GPU.md](GPU.md) lis
 ## Bytes
 """
 
+_STEPS = """## One step of an inversion
+
+`python -m benchmarks.inversion_step`; its table is in [benchmarks/README.md](../benchmarks/README.md#inversion).
+"""
+
 _LEGEND = """
 `ours` is the median in milliseconds with its 20 % and 80 % quantiles, caches flushed before every call, competitors in
 turn within every round; `of floor` is the part of it that the fewest bytes need at that rate. The other columns say how
@@ -88,8 +93,7 @@ def render() -> None:
 def page() -> str:
     """The page, with "not measured" where there is no results file."""
     results = [json.loads(path.read_text()) for path in kernel_roofline.device_files()]
-    steps = _inversion_steps()
-    parts = [_HEAD, _bytes(results), _goals(results, steps), _steps(steps)]
+    parts = [_HEAD, _bytes(results), _goals(results), _STEPS]
     for kind, title in _KINDS.items():
         found = [result for result in results if result["device"]["kind"] == kind]
         parts += [_device(title, result) for result in found] or [_no_device(title)]
@@ -151,49 +155,14 @@ def _size(row: dict[str, Any]) -> int:
     return int(row["elements"]) * DTYPES[row["dtype"]].itemsize
 
 
-def _goals(results: Sequence[dict[str, Any]], steps: dict[str, Any]) -> str:
+def _goals(results: Sequence[dict[str, Any]]) -> str:
     rows = []
     for goal in GOALS:
         found = [result for result in results if result["device"]["kind"] == goal.kind]
         verdicts = [f"{goal.verdict(r['rows'])} ({r['device']['name']})" for r in found]
         measured = [v for v in verdicts if not v.startswith(MISSING)]
         rows.append([goal.what, goal.measure, goal.wish, "; ".join(measured) or MISSING])
-    verdicts = []
-    for entry in steps.values():
-        if entry["device"]["kind"] == "cpu":
-            value = entry["times"][inversion_step.HOOKS]["median"] / entry["times"][inversion_step.OURS]["median"]
-            verdicts.append(f"{value:.3g}, {'reached' if value >= STEP_GOAL else 'missed'} ({entry['device']['name']})")
-    step = "one step of an inversion of ResNet-20, 128 images, on a CPU"
-    rows.append([step, "times as fast as hooks", f"at least {STEP_GOAL:g}", "; ".join(verdicts) or MISSING])
     return f"## Goals\n\n{_table(['what', 'measure', 'wanted', 'measured'], rows)}\n"
-
-
-def _inversion_steps() -> dict[str, Any]:
-    path = inversion_step.RESULTS / "inversion_step.json"
-    return dict(json.loads(path.read_text())["devices"]) if path.exists() else {}
-
-
-def _steps(steps: dict[str, Any]) -> str:
-    title = "## One step of an inversion\n\n    python -m benchmarks.inversion_step\n\n"
-    if not steps:
-        return f"{title}{MISSING}\n"
-    parts = []
-    for entry in steps.values():
-        times, launches = entry["times"], entry.get("launches", {})
-        hooks = times[inversion_step.HOOKS]["median"]
-        rows = [
-            [name, _milliseconds(time), f"{hooks / time['median']:.2f}x", str(launches.get(name) or "")]
-            for name, time in times.items()
-        ]
-        table = _table(["step", "ms", "as fast as hooks", "launches"], rows)
-        parts.append(
-            f"{entry['device']['name']}; {entry['teacher']}, {entry['batch']} images, float32, {_versions(entry)}, "
-            f"{entry['date']}.\n\n{table}\n"
-        )
-        if captured := entry.get("captured gradient"):
-            rows = [[name, _milliseconds(time)] for name, time in captured.items()]
-            parts.append(f"The gradient alone, as a CUDA graph and launched:\n\n{_table(['', 'ms'], rows)}\n")
-    return title + "\n".join(parts)
 
 
 def _no_device(title: str) -> str:

@@ -1,9 +1,10 @@
 """Tensors and facts in one safetensors file, written whole or not at all. Never a pickle."""
 
 import json
+import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,12 @@ FORMAT_VERSION = 1
 _HEADER = "dfqlab"
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+def write_bytes(path: str | os.PathLike[str], content: bytes | Iterable[bytes]) -> None:
     """Write a file atomically: the old one stays, complete, until the new one is on the disk.
+
+    Args:
+        path: where; folders on the way are made.
+        content: the bytes, or one piece of them after another.
 
     Raises:
         OutputError: the place cannot be written, or the disk is full. What was there before is still there.
@@ -28,7 +33,8 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            for piece in (content,) if isinstance(content, bytes) else content:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -55,9 +61,55 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, "Tensor"], *, kind:
     """
     from safetensors.torch import save as to_bytes
 
-    content = {"version": FORMAT_VERSION, "kind": kind, "facts": dict(facts)}
-    header = json.dumps(content, sort_keys=True, allow_nan=False)
-    write_bytes(path, to_bytes(_apart(tensors), metadata={_HEADER: header}))
+    write_bytes(path, to_bytes(_apart(tensors), metadata=_metadata(kind, facts)))
+
+
+def save_long(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, "Tensor"],
+    name: str,
+    parts: Iterable["Tensor"],
+    shape: Sequence[int],
+    *,
+    kind: str,
+    facts: Mapping[str, Any],
+) -> None:
+    """`save` with one more tensor, float32, that comes in parts along its first dimension and never is in memory whole.
+
+    Args:
+        path, kind, facts: as of `save`.
+        tensors: those that are in memory.
+        name: of the long one.
+        parts: it, a part after the other.
+        shape: of all its parts together.
+
+    Raises:
+        OutputError: as of `save`; or the parts do not make up the shape.
+    """
+    from safetensors.torch import save as to_bytes
+
+    # The layout of safetensors: eight bytes that say how long the header is, the header, then the data end to end. The
+    # small tensors' file says where they lie; the long one is appended.
+    small = to_bytes(_apart(tensors), metadata=_metadata(kind, facts)) if tensors else b""
+    length = int.from_bytes(small[:8], "little")
+    header = json.loads(small[8 : 8 + length]) if tensors else {"__metadata__": _metadata(kind, facts)}
+    data = small[8 + length :]
+    size = 4 * math.prod(shape)
+    header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [len(data), len(data) + size]}
+    written = json.dumps(header, separators=(",", ":")).encode()
+    written += b" " * (-len(written) % 8)
+
+    def pieces() -> Iterator[bytes]:
+        yield len(written).to_bytes(8, "little") + written + data
+        left = size
+        for part in parts:
+            piece = part.detach().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes()
+            left -= len(piece)
+            yield piece
+        if left:
+            raise OutputError(f"{path}: the parts of {name!r} do not make up {tuple(shape)}; nothing was written")
+
+    write_bytes(path, pieces())
 
 
 def load(path: str | os.PathLike[str], *, kind: str) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
@@ -119,6 +171,11 @@ def load_state_dict(path: str | os.PathLike[str]) -> dict[str, "Tensor"]:
             "the state_dict, save that alone with safetensors.torch.save_file"
         )
     return state
+
+
+def _metadata(kind: str, facts: Mapping[str, Any]) -> dict[str, str]:
+    content = {"version": FORMAT_VERSION, "kind": kind, "facts": dict(facts)}
+    return {_HEADER: json.dumps(content, sort_keys=True, allow_nan=False)}
 
 
 def _apart(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:

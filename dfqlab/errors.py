@@ -20,6 +20,14 @@ class DataError(DfqlabError, ValueError):
     """Images or labels of the wrong shape, type or range, or a source with nothing in it."""
 
 
+class SynthesisError(DfqlabError, ArithmeticError):
+    """A loss that is no number any more. `images` holds what there was before, a SyntheticSet marked partial."""
+
+    def __init__(self, message: str, images: object = None) -> None:
+        super().__init__(message)
+        self.images = images
+
+
 class QuantizationError(DfqlabError, ValueError):
     """A network or a specification that cannot be quantized."""
 

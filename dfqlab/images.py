@@ -1,7 +1,8 @@
 """Where images come from: batches, sources of batches, and a stored set of synthetic images."""
 
+import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,12 +21,13 @@ class Batch:
 
     Attributes:
         images: (n, c, h, w), float32.
-        labels: (n,) class indices, or None where nobody knows them.
+        labels: (n,) class indices, (n, classes) shares of each class where images are mixed, or None where nobody
+            knows them.
         weights: (n,) how much each image counts, or None: all the same.
     """
 
     images: Float[Tensor, "n c h w"]
-    labels: Int[Tensor, "n"] | None = None
+    labels: Int[Tensor, "n"] | Float[Tensor, "n classes"] | None = None
     weights: Float[Tensor, "n"] | None = None
 
 
@@ -83,8 +85,28 @@ class SyntheticSet(StoredImages):
         Raises:
             OutputError: the place cannot be written or the disk is full; what was there before is still there.
         """
-        tensors = {"images": self.images} | ({} if self.labels is None else {"labels": self.labels})
-        facts = {
+        self.save_parts(path, [self.images], len(self), self.labels)
+
+    def save_parts(
+        self,
+        path: str | os.PathLike[str],
+        parts: Iterable[Float[Tensor, "_ c h w"]],
+        count: int,
+        labels: Int[Tensor, " count"] | None,
+    ) -> None:
+        """`save`, of `count` images that come in parts and are never in memory together, in place of the set's own.
+
+        Raises:
+            OutputError: as of `save`.
+        """
+        others = {} if labels is None else {"labels": labels}
+        shape = (count, *self.images.shape[1:])
+        checkpoints.save_long(path, others, "images", parts, shape, kind=self._KIND, facts=self.facts)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Where the images come from, as JSON gives it back."""
+        facts: dict[str, Any] = {
             "recipe": self.recipe,
             "seed": self.seed,
             "settings": dict(self.settings),
@@ -92,7 +114,8 @@ class SyntheticSet(StoredImages):
             "teachers": list(self.teachers),
             "partial": self.partial,
         }
-        checkpoints.save(path, tensors, kind=self._KIND, facts=facts)
+        facts = json.loads(json.dumps(facts))
+        return facts
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SyntheticSet":

@@ -19,7 +19,7 @@ PreparedTerm = Callable[[Batch, TeacherOutputs], Tensor]
 
 @runtime_checkable
 class Term(Protocol):
-    """One loss: a description that serves every teacher of a zoo."""
+    """A loss of what a teacher says of images: a description that serves every teacher of a zoo."""
 
     @property
     def per(self) -> Per:
@@ -31,44 +31,73 @@ class Term(Protocol):
         ...
 
 
+@runtime_checkable
+class ImageTerm(Protocol):
+    """A loss of the images alone, such as their total variation."""
+
+    def of_images(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
+        """The scalar of images as they are before any augmentation or mixing, normalised: 0 is the mean colour."""
+        ...
+
+
 @dataclass(frozen=True)
 class Weighted:
     """A term and the factor it counts with."""
 
     weight: float
-    term: Term
+    term: Term | ImageTerm
 
 
 class Objective:
-    """`Objective(alignment=Alignment(), prior=Weighted(0.1, term))`: terms by name, weight 1 unless given."""
+    """`Objective(alignment=Alignment(), smooth=Weighted(0.1, TotalVariation()))`: terms by name, weight 1 if not given.
 
-    def __init__(self, **terms: Term | Weighted) -> None:
+    A term of weight 0 is left out: it costs nothing.
+
+    Attributes:
+        weights: of all terms by name, those of a teacher's outputs first.
+        terms: those that read what a teacher says.
+        image_terms: those that read the images alone.
+    """
+
+    def __init__(self, **terms: Term | ImageTerm | Weighted) -> None:
         if not terms:
             raise ConfigurationError("an objective needs at least one term")
-        self.terms: Mapping[str, Weighted] = {
-            name: term if isinstance(term, Weighted) else Weighted(1.0, term) for name, term in terms.items()
+        given = {name: t if isinstance(t, Weighted) else Weighted(1.0, t) for name, t in terms.items()}
+        weighted = {name: w for name, w in given.items() if w.weight != 0}
+        if not weighted:
+            raise ConfigurationError(f"every term has weight 0: {', '.join(given)}")
+        self.terms: Mapping[str, Term] = {n: w.term for n, w in weighted.items() if isinstance(w.term, Term)}
+        self.image_terms: Mapping[str, ImageTerm] = {
+            n: w.term for n, w in weighted.items() if isinstance(w.term, ImageTerm)
         }
+        if strange := [n for n in weighted if n not in self.terms and n not in self.image_terms]:
+            raise ConfigurationError(f"{strange[0]!r} is no term: it has neither prepare() and per, nor of_images()")
+        self.weights: Mapping[str, float] = {n: weighted[n].weight for n in (*self.terms, *self.image_terms)}
 
     @property
     def per(self) -> Per:
         """The finest statistics that any term reads; those of the batch follow from them."""
-        return "sample" if any(w.term.per == "sample" for w in self.terms.values()) else "batch"
+        return "sample" if any(term.per == "sample" for term in self.terms.values()) else "batch"
 
     def prepare(self, teacher: Teacher, *, seed: int) -> "PreparedObjective":
-        """Prepare every term for one teacher."""
-        return PreparedObjective(
-            {name: (w.weight, w.term.prepare(teacher, seed=seed)) for name, w in self.terms.items()}
-        )
+        """Prepare for one teacher every term that reads what a teacher says."""
+        return PreparedObjective({name: term.prepare(teacher, seed=seed) for name, term in self.terms.items()})
+
+    def of_images(self, x: Float[Tensor, "n c h w"]) -> dict[str, Tensor]:
+        """Each term of the images alone, unweighted."""
+        return {name: term.of_images(x) for name, term in self.image_terms.items()}
+
+    def total(self, values: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+        """The weighted sum of terms by name (MixMix, eq. 3)."""
+        return torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
 
 
 @dataclass(frozen=True)
 class PreparedObjective:
-    """The terms of an objective, ready for one teacher."""
+    """The terms of an objective that read a teacher's outputs, ready for one teacher."""
 
-    terms: Mapping[str, tuple[float, PreparedTerm]]
+    terms: Mapping[str, PreparedTerm]
 
-    def __call__(self, batch: Batch, outputs: TeacherOutputs) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """The weighted sum, and each term unweighted, both still on their device and in their graph."""
-        values = {name: term(batch, outputs) for name, (_, term) in self.terms.items()}
-        weighted = [self.terms[name][0] * value for name, value in values.items()]
-        return torch.stack(weighted).sum(), values
+    def __call__(self, batch: Batch, outputs: TeacherOutputs) -> dict[str, Tensor]:
+        """Each term, unweighted."""
+        return {name: term(batch, outputs) for name, term in self.terms.items()}

@@ -2,10 +2,11 @@
 
 import platform
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -20,15 +21,23 @@ from dfqlab.deployment.export import to_onnx
 from dfqlab.errors import DataError
 from dfqlab.evaluation import LabelledBatches, compare, evaluate, latency
 from dfqlab.images import ImageSource, Noise, StoredImages, SyntheticSet
-from dfqlab.measures import batch_norm_distance
+from dfqlab.measures import (
+    Interval,
+    batch_norm_distance,
+    gaussian_distance,
+    recognition,
+    similarity_index,
+    statistics_variance,
+    wilson,
+)
 from dfqlab.progress import Cancelled, OnStep, Step, ignore
 from dfqlab.recipes import synthesize
-from dfqlab.report import CertificateSummary, ImagesMade, Pictures, RunReport, Sizes, SourceRow, write_report
+from dfqlab.report import CertificateSummary, Diversity, ImagesMade, Pictures, RunReport, Sizes, SourceRow, write_report
 from dfqlab.statistics import ObservedTeacher, remembered
+from dfqlab.synthesis.checkpointing import IMAGES_FILE, Checkpoint
 from dfqlab.synthesis.plan import BATCH_SIZE
 from dfqlab.teachers import Teacher
 
-IMAGES_FILE = "images.safetensors"
 ONNX_FILE = "model.onnx"
 _SHOWN = 24
 _WATCHED = 6
@@ -57,6 +66,7 @@ class Job:
         settings: of the recipe, where they differ from the paper's.
         images: a set made before, used instead of a new one.
         command: what reproduces the run, for the report.
+        zoo: more networks to make images from, after the teacher.
     """
 
     teacher: Teacher
@@ -67,10 +77,17 @@ class Job:
     settings: Mapping[str, Any] = field(default_factory=dict)
     images: SyntheticSet | None = None
     command: str = ""
+    zoo: tuple[Teacher, ...] = ()
 
 
 def run(
-    job: Job, out: Path, *, judge: NamedData | None = None, real: ImageSource | None = None, on_step: OnStep = ignore
+    job: Job,
+    out: Path,
+    *,
+    judge: NamedData | None = None,
+    real: ImageSource | None = None,
+    checkpoint: Checkpoint | None = None,
+    on_step: OnStep = ignore,
 ) -> RunReport:
     """Synthesize, quantize, export, certify, judge, report.
 
@@ -81,6 +98,7 @@ def run(
         out: a directory.
         judge: real images to measure accuracy on; without them the report shows agreement instead.
         real: real images to calibrate the "real" row with; judged as the others are, never used for the model.
+        checkpoint: where the synthesis of a run that was stopped goes on; if None, images are written at the end.
         on_step: called after every step of the long parts.
 
     Raises:
@@ -88,9 +106,10 @@ def run(
         DfqlabError: as the parts do.
     """
     teacher, recorder = job.teacher, _Recorder(on_step, batches=-(-job.count // BATCH_SIZE))
-    images = job.images or _synthesize(job, job.seed, job.count, recorder)
+    images = job.images or _synthesize(job, job.seed, job.count, recorder, checkpoint)
     teacher.check_size(images.images)
-    images.save(out / IMAGES_FILE)
+    if job.images is not None or checkpoint is None:
+        images.save(out / IMAGES_FILE)
     if images.partial and job.images is None:
         raise Cancelled
     sources = _sources(teacher, images, real, job.seed)
@@ -115,10 +134,16 @@ def run(
         sizes=Sizes(original.bytes, quantized.bytes, model.packed_bytes),
         latency=latency(original, quantized, images.images[:1].clamp(0, 1)),
         certificate=CertificateSummary.of(certify(model, images, exported=exported[images.recipe])),
-        images=recorder.summary(images),
+        images=replace(
+            recorder.summary(images),
+            recognised=_recognised((teacher, *job.zoo), images),
+            zoo=tuple(other.name for other in job.zoo if other.fingerprint in images.teachers),
+        ),
         pictures=_pictures(teacher, images, recorder, sources),
         placement=model.table,
         warnings=_warnings(teacher, images),
+        diversity=_diversity(teacher, sources),
+        diversity_layer=_middle(teacher),
     )
     write_report(report, out)
     return report
@@ -151,8 +176,16 @@ def _warnings(teacher: Teacher, images: SyntheticSet) -> tuple[str, ...]:
     return ("the images were made from another network than the one that was quantized",)
 
 
-def _synthesize(job: Job, seed: int, count: int, on_step: OnStep) -> SyntheticSet:
-    return synthesize(job.teacher, job.recipe, count=count, seed=seed, on_step=on_step, **job.settings)
+def _synthesize(job: Job, seed: int, count: int, on_step: OnStep, checkpoint: Checkpoint | None = None) -> SyntheticSet:
+    return synthesize(
+        [job.teacher, *job.zoo],
+        job.recipe,
+        count=count,
+        seed=seed,
+        checkpoint=checkpoint,
+        on_step=on_step,
+        **job.settings,
+    )
 
 
 def _quantize(job: Job, source: ImageSource, on_step: OnStep) -> CompressedModel:
@@ -205,6 +238,35 @@ def _distances(teacher: Teacher, sources: Mapping[str, ImageSource]) -> dict[str
     return {
         name: tuple(batch_norm_distance(observed(batch).statistics, memory).values()) for name, batch in batches.items()
     }
+
+
+def _diversity(teacher: Teacher, sources: Mapping[str, ImageSource]) -> tuple[Diversity, ...]:
+    """How diverse a batch of each source is inside the teacher."""
+    if not teacher.batch_norms:
+        return ()
+    found = []
+    for name, source in sources.items():
+        images = next(source.batches(BATCH_SIZE)).images
+        spread = statistics_variance(teacher, images).values()
+        distance = gaussian_distance(teacher, images, [_middle(teacher)])
+        similarity = similarity_index(teacher.input.normalize(images)) if len(images) > 1 else 1.0
+        means, stds = (fmean(getattr(s, f"{of}_variance") for s in spread) for of in ("mean", "std"))
+        found.append(Diversity(name, distance[_middle(teacher)], means, stds, similarity))
+    return tuple(found)
+
+
+def _middle(teacher: Teacher) -> str:
+    """One BatchNorm layer to speak for the network."""
+    return teacher.batch_norms[len(teacher.batch_norms) // 2] if teacher.batch_norms else ""
+
+
+def _recognised(zoo: Sequence[Teacher], images: SyntheticSet) -> dict[str, Interval]:
+    """Who takes the images for the class that they were made for; networks of another input size are not asked."""
+    if images.labels is None:
+        return {}
+    asked = {teacher.name: teacher for teacher in reversed(zoo) if teacher.input.size == images.images.shape[1:]}
+    found = recognition(list(asked.values())[::-1], images)
+    return {name: wilson(round(share * found.count), found.count) for name, share in found.accuracy.items()}
 
 
 def _about(job: Job) -> dict[str, Any]:
@@ -264,7 +326,7 @@ class _Recorder:
             seconds=self.seconds,
             partial=images.partial,
             plan=", ".join(f"{name} {value}" for name, value in plan.items() if value != ""),
-            first_loss=self.losses[0][1] if self.losses else None,
+            first_loss=self.losses[0][1] if self.losses and self.losses[0][0] == 1 else None,  # else it was resumed
             last_loss=self.losses[-1][1] if self.losses else None,
             loss_curve=tuple(self.losses[::every]),
         )

@@ -19,6 +19,7 @@ class Step:
         values: what the job measures at this step, e.g. {"loss": 0.3, "alignment": 0.3}.
         note: what to tell once, such as how the job is executed.
         images: gives a copy of the images as they are now, (n, c, h, w) in pixel units, where the job makes images.
+        seconds_left: how long the rest takes at the pace so far, or None where nobody can tell yet.
     """
 
     job: str
@@ -27,6 +28,7 @@ class Step:
     values: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
     images: Callable[[], Any] | None = None
+    seconds_left: float | None = None
 
 
 OnStep = Callable[[Step], None]

@@ -9,9 +9,9 @@ from torch import nn
 
 from dfqlab.errors import ConfigurationError
 from dfqlab.images import Batch
-from dfqlab.objective import Objective, PreparedTerm, Term, Weighted
+from dfqlab.objective import ImageTerm, Objective, PreparedTerm, Term, Weighted
 from dfqlab.statistics import Layout, Per, Statistics, TeacherOutputs
-from dfqlab.synthesis.terms import Alignment
+from dfqlab.synthesis.terms import Alignment, L2Prior, TotalVariation
 from dfqlab.teachers import Teacher
 
 
@@ -51,13 +51,10 @@ def outputs() -> TeacherOutputs:
 def test_the_total_is_the_weighted_sum_and_the_terms_are_told_unweighted(
     teacher: Callable[[str], Teacher], batch: Batch, outputs: TeacherOutputs
 ) -> None:
-    objective = Objective(plain=Brightness(), squared=Weighted(-0.5, Brightness(2)), off=Weighted(0, Brightness(3)))
-    total, terms = objective.prepare(teacher("a"), seed=0)(batch, outputs)
-    assert {name: float(value.detach()) for name, value in terms.items()} == {
-        "plain": 0.5,
-        "squared": 0.25,
-        "off": 0.125,
-    }
+    objective = Objective(plain=Brightness(), squared=Weighted(-0.5, Brightness(2)))
+    terms = objective.prepare(teacher("a"), seed=0)(batch, outputs)
+    total = objective.total(terms)
+    assert {name: float(value.detach()) for name, value in terms.items()} == {"plain": 0.5, "squared": 0.25}
     assert float(total.detach()) == 0.5 - 0.5 * 0.25
     total.backward()
     assert batch.images.grad is not None
@@ -80,7 +77,7 @@ def test_what_a_term_measured_of_one_teacher_stays_with_it(teacher: Callable[[st
     prepared = [objective.prepare(t, seed=0) for t in (near, far)]
     zero, one = torch.zeros(1), torch.ones(1)
     outputs = TeacherOutputs(torch.zeros(3, 1), Statistics(zero, one, Layout(("0",), (1,)), zero, one), None)
-    assert [float(p(batch, outputs)[0]) for p in prepared] == [0.0, 81.0]
+    assert [float(p(batch, outputs)["alignment"]) for p in prepared] == [0.0, 81.0]
 
 
 @pytest.mark.parametrize(
@@ -104,8 +101,34 @@ def test_an_objective_of_nothing_is_refused() -> None:
         Objective()
 
 
+def test_a_term_of_weight_zero_is_left_out() -> None:
+    off = Brightness(3)
+    objective = Objective(on=Brightness(), off=Weighted(0, off), smooth=Weighted(0, TotalVariation()))
+    assert dict(objective.weights) == {"on": 1.0}
+    assert not objective.image_terms
+    with pytest.raises(ConfigurationError, match="every term has weight 0: a, b"):
+        Objective(a=Weighted(0, off), b=Weighted(0.0, off))
+
+
+def test_terms_of_images_alone_need_no_teacher() -> None:
+    objective = Objective(seen=Brightness(), smooth=Weighted(2.0, TotalVariation("l1")), size=L2Prior())
+    assert (list(objective.terms), list(objective.image_terms)) == (["seen"], ["smooth", "size"])
+    x = torch.zeros(2, 1, 2, 2)
+    x[..., 1, :] = 3.0
+    values = objective.of_images(x)
+    assert {name: float(value) for name, value in values.items()} == pytest.approx({"smooth": 1.5, "size": 18**0.5})
+    assert float(objective.total(values)) == pytest.approx(2 * 1.5 + 18**0.5)
+
+
+@pytest.mark.traces  # a shape check would catch it before we answer
+def test_what_is_no_term_is_refused_by_its_name() -> None:
+    with pytest.raises(ConfigurationError, match="'mean' is no term"):
+        Objective(mean=torch.mean)  # type: ignore[arg-type]
+
+
 def test_our_terms_are_terms() -> None:
     assert isinstance(Alignment(), Term)
+    assert isinstance(TotalVariation(), ImageTerm)
 
 
 def test_a_term_that_returns_no_tensor_is_no_silent_zero(
@@ -115,5 +138,6 @@ def test_a_term_that_returns_no_tensor_is_no_silent_zero(
         def prepare(self, teacher: Teacher, *, seed: int) -> PreparedTerm:
             return lambda batch, outputs: None  # type: ignore[arg-type, return-value]
 
+    objective = Objective(broken=Broken())
     with pytest.raises(TypeError):
-        Objective(broken=Broken()).prepare(teacher("a"), seed=0)(batch, outputs)
+        objective.total(objective.prepare(teacher("a"), seed=0)(batch, outputs))

@@ -20,11 +20,12 @@ from dfqlab.deployment.runtime import saturation_warning
 from dfqlab.errors import ConfigurationError, DataError, OutputError, did_you_mean
 from dfqlab.evaluation import evaluate
 from dfqlab.images import StoredImages, SyntheticSet
-from dfqlab.pipeline import IMAGES_FILE, Job, run
+from dfqlab.pipeline import Job, run
 from dfqlab.progress import Cancelled, terminal_progress
 from dfqlab.recipes import synthesize
 from dfqlab.recipes.names import RECIPES
 from dfqlab.report import RunReport
+from dfqlab.synthesis.checkpointing import IMAGES_FILE, Checkpoint
 from dfqlab.synthesis.plan import missing_for_compile
 from dfqlab.teachers import Teacher, load_teacher
 from dfqlab_kernels import explain_backend
@@ -34,21 +35,21 @@ def quantize(chosen: options.Quantize, command: str) -> None:
     """Teacher to model, ONNX file and report."""
     spec = QuantizationSpec(chosen.weights, chosen.activations, chosen.calibration, chosen.rounding)
     _known_recipe(chosen.recipe)
-    out = _fresh_directory(chosen.out, chosen.overwrite)
-    teacher = _teacher(chosen)
+    checkpoint = _checkpoint(chosen)
+    out, teacher = checkpoint.folder, _teacher(chosen)
     images = SyntheticSet.load(chosen.images) if chosen.images else None
     judge, real = _real_data(chosen, teacher, len(images) if images else chosen.count)
     settings = {} if chosen.steps is None else {"steps": chosen.steps}
-    job = Job(teacher, spec, chosen.recipe, chosen.count, chosen.seed, settings, images, command)
+    job = Job(teacher, spec, chosen.recipe, chosen.count, chosen.seed, settings, images, command, _zoo(chosen))
     try:
         with terminal_progress() as on_step:
-            report = run(job, out, judge=judge, real=real, on_step=on_step)
+            report = run(job, out, judge=judge, real=real, checkpoint=checkpoint, on_step=on_step)
     except Cancelled:
         if (out / IMAGES_FILE).exists():
             kept = len(SyntheticSet.load(out / IMAGES_FILE))
             console.print(
-                f"Stopped. {kept} images as they were then are in {out / IMAGES_FILE}; "
-                f"to quantize with them: {command} --images {out / IMAGES_FILE} --out NEW",
+                f"Stopped. {kept} images as they were then are in {out / IMAGES_FILE}; to go on: {command} --resume\n"
+                f"to quantize with them as they are: {command} --images {out / IMAGES_FILE} --out NEW",
                 soft_wrap=True,
             )
         raise
@@ -59,14 +60,16 @@ def quantize(chosen: options.Quantize, command: str) -> None:
 def synthesize_(chosen: options.Synthesize, command: str) -> None:
     """Teacher to images."""
     _known_recipe(chosen.recipe)
-    out = _fresh_directory(chosen.out, chosen.overwrite)
-    teacher = _teacher(chosen)
-    settings = {} if chosen.steps is None else {"steps": chosen.steps}
+    checkpoint = _checkpoint(chosen)
+    zoo = [_teacher(chosen), *_zoo(chosen)]
+    settings: dict[str, Any] = {} if chosen.steps is None else {"steps": chosen.steps}
     with terminal_progress() as on_step:
-        images = synthesize(teacher, chosen.recipe, count=chosen.count, seed=chosen.seed, on_step=on_step, **settings)
-    images.save(out / IMAGES_FILE)
-    console.print(f"{len(images)} images{' (partial)' if images.partial else ''}: {out / IMAGES_FILE}")
+        images = synthesize(
+            zoo, chosen.recipe, count=chosen.count, seed=chosen.seed, checkpoint=checkpoint, on_step=on_step, **settings
+        )
+    console.print(f"{len(images)} images{' (partial)' if images.partial else ''}: {checkpoint.folder / IMAGES_FILE}")
     if images.partial:
+        console.print(f"to go on: {command} --resume", soft_wrap=True)
         raise Cancelled
 
 
@@ -144,10 +147,30 @@ def doctor(chosen: options.Doctor, command: str) -> None:
 
 
 def _teacher(chosen: options.TeacherOptions) -> Teacher:
-    device = chosen.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_teacher(chosen.teacher, checkpoint=chosen.checkpoint, leaves=chosen.leaves, device=device)
+    return load_teacher(chosen.teacher, checkpoint=chosen.checkpoint, leaves=chosen.leaves, device=_device(chosen))
+
+
+def _zoo(chosen: options.Quantize | options.Synthesize) -> tuple[Teacher, ...]:
+    """The networks beside the teacher, each NAME or NAME=CHECKPOINT."""
+    named = [entry.strip().partition("=") for entry in chosen.zoo.split(",") if entry.strip()]
+    return tuple(load_teacher(name, checkpoint=path or None, device=_device(chosen)) for name, _, path in named)
+
+
+def _device(chosen: options.TeacherOptions) -> str:
+    if chosen.device != "auto":
+        return chosen.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _checkpoint(chosen: options.Quantize | options.Synthesize) -> Checkpoint:
+    """The directory of a run, ready to be written into: empty, to be resumed, or to be overwritten."""
+    if chosen.overwrite and chosen.resume:
+        raise ConfigurationError("--overwrite starts over and --resume goes on: choose one")
+    checkpoint = Checkpoint(Path(chosen.out), any_plan=chosen.any_plan)
+    _check_directory(checkpoint.folder, may_hold_something=chosen.overwrite or chosen.resume)
+    if chosen.overwrite:
+        checkpoint.clear()
+    return checkpoint
 
 
 def _real_data(
@@ -175,12 +198,13 @@ def _known_recipe(name: str) -> None:
         raise ConfigurationError(f"unknown recipe {name!r}; {did_you_mean(name, RECIPES)}")
 
 
-def _fresh_directory(name: str, overwrite: bool) -> Path:
-    """A directory that can be written, checked before hours of work, empty unless it may be overwritten."""
-    out = Path(name)
+def _check_directory(out: Path, *, may_hold_something: bool) -> None:
+    """Raise an OutputError, before hours of work, unless a directory can be written and holds nobody's results."""
     try:
-        if out.is_dir() and any(out.iterdir()) and not overwrite:
-            raise OutputError(f"{out} holds the results of another run; choose another --out, or --overwrite them")
+        if out.is_dir() and any(out.iterdir()) and not may_hold_something:
+            raise OutputError(
+                f"{out} holds the results of another run; choose another --out, --resume it, or --overwrite them"
+            )
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".writable"
         probe.write_bytes(b"")
@@ -189,7 +213,6 @@ def _fresh_directory(name: str, overwrite: bool) -> Path:
         raise
     except OSError as error:
         raise OutputError(f"cannot write into {out}: {error.strerror or error}; choose another --out") from error
-    return out
 
 
 def _show(report: RunReport) -> None:

@@ -30,9 +30,10 @@ class Quantize(TeacherOptions):
     """Quantize a teacher without its data; write the model, an ONNX file and a report.
 
     Attributes:
-        recipe: how images are made: zeroq.
+        recipe: how images are made: zeroq, knowledge_within, deepinversion, mixmix, dsg.
+        zoo: more networks to make images from, NAME or NAME=CHECKPOINT with commas between; mixmix mixes them.
         count: how many images.
-        steps: of the recipe; its paper's, if not given.
+        steps: of the recipe; its own, if not given.
         weights: bits of weights, 2 to 8.
         activations: bits of activations, 2 to 8.
         calibration: where ranges come from.
@@ -43,9 +44,12 @@ class Quantize(TeacherOptions):
         seed: of everything random.
         out: directory for the results.
         overwrite: replace the results of an earlier run in that directory.
+        resume: go on with a run that was stopped in that directory.
+        any_plan: resume under another plan or torch version too, for other bytes.
     """
 
     recipe: str = "zeroq"
+    zoo: str = ""
     count: int = 128
     steps: int | None = None
     weights: int = 4
@@ -58,6 +62,8 @@ class Quantize(TeacherOptions):
     seed: int = 0
     out: str = "runs/quantize"
     overwrite: bool = False
+    resume: bool = False
+    any_plan: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,20 +71,26 @@ class Synthesize(TeacherOptions):
     """Make images from a teacher alone.
 
     Attributes:
-        recipe: how images are made: zeroq.
+        recipe: how images are made: zeroq, knowledge_within, deepinversion, mixmix, dsg.
+        zoo: more networks to make images from, NAME or NAME=CHECKPOINT with commas between; mixmix mixes them.
         count: how many images.
-        steps: of the recipe; its paper's, if not given.
+        steps: of the recipe; its own, if not given.
         seed: the same seed gives the same bytes.
         out: directory for images.safetensors.
         overwrite: replace the results of an earlier run in that directory.
+        resume: go on with a run that was stopped in that directory.
+        any_plan: resume under another plan or torch version too, for other bytes.
     """
 
     recipe: str = "zeroq"
+    zoo: str = ""
     count: int = 128
     steps: int | None = None
     seed: int = 0
     out: str = "runs/synthesize"
     overwrite: bool = False
+    resume: bool = False
+    any_plan: bool = False
 
 
 @dataclass(frozen=True)

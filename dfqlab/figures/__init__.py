@@ -1,35 +1,46 @@
 """Every plot, for report, lessons and README, under one style sheet. Each function returns a figure; none shows it."""
 
 from dfqlab.figures.bits import accuracy_by_bits
+from dfqlab.figures.diversity import activation_densities, projection_panels, sample_statistics_scatter
 from dfqlab.figures.dots import accuracy_by_source
 from dfqlab.figures.grids import matrix_view, number_line
+from dfqlab.figures.inversion import image_rows, inversion_progress
 from dfqlab.figures.lines import batch_norm_view, loss_curve
 from dfqlab.figures.memory import layer_statistics, running_statistic, value_ranges
+from dfqlab.figures.mixing import mixing_rows
 from dfqlab.figures.pictures import coming_to_life, image_grid
 from dfqlab.figures.roofline import RooflinePoint, roofline
 from dfqlab.figures.stairs import channel_ranges, staircase
 from dfqlab.figures.style import color_of, to_png
 from dfqlab.figures.tiles import tile_step
 from dfqlab.figures.traffic import traffic_bars
+from dfqlab.figures.transfer import transfer_matrix
 
 __all__ = [
     "RooflinePoint",
     "accuracy_by_bits",
     "accuracy_by_source",
+    "activation_densities",
     "batch_norm_view",
     "channel_ranges",
     "color_of",
     "coming_to_life",
     "image_grid",
+    "image_rows",
+    "inversion_progress",
     "layer_statistics",
     "loss_curve",
     "matrix_view",
+    "mixing_rows",
     "number_line",
+    "projection_panels",
     "roofline",
     "running_statistic",
+    "sample_statistics_scatter",
     "staircase",
     "tile_step",
     "to_png",
     "traffic_bars",
+    "transfer_matrix",
     "value_ranges",
 ]

@@ -8,14 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
 import dfqlab_kernels
 from dfqlab.errors import DataError
 from dfqlab.figures.labels import minus, wide
-from dfqlab.figures.style import INK, MUTED, RULE, WIDTH, place, printable, sheet, style
+from dfqlab.figures.style import INK, MUTED, RULE, WIDTH, place, printable, sheet, style, white_reads_on
 
 _NEAR, _FAR = 0.17, 0.4  # how far past its ends the ruler goes, and for a number out there, in lengths of the grid
 _LEFT = 1.06  # inches, where the names of the rows stand
@@ -249,14 +248,7 @@ def _cells(axes: Axes, numbers: np.ndarray, written: Sequence[Sequence[str]], la
     axes.spines[:].set(visible=True, color=MUTED)
     axes.hlines(np.arange(0.5, rows - 1), -0.5, columns - 0.5, color="white", linewidth=1)
     axes.vlines(np.arange(0.5, columns - 1), -0.5, rows - 0.5, color="white", linewidth=1)
-    ink, light = _luminance(np.array(to_rgb(INK))) + 0.05, _luminance(colors[..., :3]) + 0.05
-    white = 1.05 / light > light / ink  # the greater contrast
+    white = white_reads_on(colors[..., :3])
     for row, column in np.ndindex(rows, columns):
         color = "white" if white[row, column] else INK
         axes.text(column, row, written[row][column], color=color, fontsize=points, ha="center", va="center_baseline")
-
-
-def _luminance(rgb: np.ndarray) -> np.ndarray:
-    """Relative, as WCAG 2 defines it."""
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    return np.asarray(linear @ (0.2126, 0.7152, 0.0722))

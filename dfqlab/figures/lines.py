@@ -11,7 +11,7 @@ from dfqlab.errors import DataError
 from dfqlab.figures.labels import evenly, median_sentence, name_ends
 from dfqlab.figures.style import COLORS, INK, canvas, color_of, printable, set_title, style
 
-_DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
+DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     "-",
     (0, (1, 1.6)),
     (0, (6, 2, 1, 2)),
@@ -44,12 +44,12 @@ def loss_curve(
     set_title(figure, title)
     color = INK if source is None else color_of(source)
     for index, line in enumerate(values.values()):
-        axes.plot(steps, _finite(line), color=color, linestyle=_DASHES[index % len(_DASHES)])
+        axes.plot(steps, _finite(line), color=color, linestyle=DASHES[index % len(DASHES)])
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.margins(x=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    _scale(axes, values)
+    fit_scale(axes, values)
     name_ends(figure, axes, steps, values, dict.fromkeys(values, color))
     return figure
 
@@ -82,7 +82,7 @@ def batch_norm_view(
     axes.set_xlim(-0.3, len(layers) - 0.7)
     axes.set_ylabel("distance from what is\nremembered (std)")
     axes.grid(visible=False, axis="x")
-    _scale(axes, distances)
+    fit_scale(axes, distances)
     name_ends(figure, axes, positions, distances, {source: color_of(source) for source in distances})
     return figure
 
@@ -99,7 +99,7 @@ def _finite(line: Sequence[float]) -> list[float]:
     return [value if math.isfinite(value) else math.nan for value in line]
 
 
-def _scale(axes: Axes, lines: Mapping[str, Sequence[float]]) -> None:
+def fit_scale(axes: Axes, lines: Mapping[str, Sequence[float]]) -> None:
     """A logarithmic axis where positive values span more than a decade, else a linear one from zero."""
     values = [value for line in lines.values() for value in line if math.isfinite(value)]
     positive = [value for value in values if value > 0]

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from dfqlab.errors import DataError
 from dfqlab.figures.style import DPI, MUTED, TITLE_POINTS, WIDTH, printable, style, title_lines
 
-_GAP = 8
-_LINE = 19  # a line of captions
+GAP = 8
+LINE = 19  # a line of captions
 _FRAME = 205  # grey level of the hairline around an image
 _COLUMNS = 6
 _LABELS = 116  # what stands right of a row
@@ -37,11 +37,11 @@ def image_grid(images: Float[Tensor, "n c h w"], captions: Sequence[str], *, tit
     if len(captions) != len(images):
         raise DataError(f"{len(images)} images need as many captions, got {len(captions)}")
     columns = min(_COLUMNS, len(images))
-    tiles = _tiles(images, _width() // _COLUMNS - _GAP)
+    tiles = to_tiles(images, page_width() // _COLUMNS - GAP)
     _, height, width, _ = tiles.shape
-    wrapped = [_wrapped(caption, width + _GAP) for caption in captions]
-    below = _LINE * max(len(lines) for lines in wrapped) + 6
-    page = _Page(columns, math.ceil(len(tiles) / columns), (height, width), title, below=below)
+    wrapped = [_wrapped(caption, width + GAP) for caption in captions]
+    below = LINE * max(len(lines) for lines in wrapped) + 6
+    page = Page(columns, math.ceil(len(tiles) / columns), (height, width), title, below=below)
     for index, (tile, lines) in enumerate(zip(tiles, wrapped, strict=True)):
         page.put(tile, index // columns, index % columns)
         page.write_below("\n".join(lines), index // columns, index % columns)
@@ -70,9 +70,9 @@ def coming_to_life(
         raise DataError(f"{rows} rows need as many captions, got {len(captions)}")
     right = _LABELS if captions else 0
     title = title or f"Images come out of noise: from step {steps[0]:,} to step {steps[-1]:,}"
-    cell = (_width() - right) // max(4, len(steps)) - _GAP
-    tiles = torch.stack([torch.from_numpy(_tiles(images, cell)) for _, images in snapshots], dim=1).numpy()
-    page = _Page(len(steps), rows, tiles.shape[2:4], title, above=_LINE + 6, right=right)
+    cell = (page_width() - right) // max(4, len(steps)) - GAP
+    tiles = torch.stack([torch.from_numpy(to_tiles(images, cell)) for _, images in snapshots], dim=1).numpy()
+    page = Page(len(steps), rows, tiles.shape[2:4], title, above=LINE + 6, right=right)
     for column, step in enumerate(steps):
         page.write_above(f"step {step:,}" if column == 0 else f"{step:,}", column)
         for row in range(rows):
@@ -82,11 +82,11 @@ def coming_to_life(
     return page.figure()
 
 
-def _width() -> int:
+def page_width() -> int:
     return int(WIDTH * DPI)
 
 
-def _tiles(images: Float[Tensor, "n c h w"], cell: int) -> UInt8[np.ndarray, "n height width 3"]:
+def to_tiles(images: Float[Tensor, "n c h w"], cell: int) -> UInt8[np.ndarray, "n height width 3"]:
     """Images as bytes that fill a cell as far as whole pixels do, a hairline around each."""
     if images.numel() == 0:
         raise DataError("no images to show")
@@ -109,7 +109,7 @@ def _wrapped(caption: str, width: int) -> list[str]:
     return textwrap.wrap(printable(caption), max(4, width // 9), max_lines=2, placeholder="…") or [""]
 
 
-class _Page:
+class Page:
     """A white page, pixel by pixel: a title, and tiles in rows and columns with room for words around them."""
 
     def __init__(
@@ -125,30 +125,30 @@ class _Page:
     ) -> None:
         self.height, self.width = tile
         self.below = below
-        tiles_wide = columns * (self.width + _GAP) - _GAP
-        self.total_width = max(tiles_wide + right + 12, _width() // 2)
+        tiles_wide = columns * (self.width + GAP) - GAP
+        self.total_width = max(tiles_wide + right + 12, page_width() // 2)
         self.title = title_lines(title, self.total_width / DPI)
         self.top = 14 + 26 * len(self.title) + above
-        self.total_height = self.top + rows * (self.height + below + _GAP)
+        self.total_height = self.top + rows * (self.height + below + GAP)
         self.pixels = np.full((self.total_height, self.total_width, 3), 255, np.uint8)
         self.words: list[tuple[float, float, str, str, str]] = []
         self.left = 6
 
     def put(self, tile: UInt8[np.ndarray, "height width 3"], row: int, column: int) -> None:
-        x, y = self._corner(row, column)
+        x, y = self.corner(row, column)
         self.pixels[y : y + self.height, x : x + self.width] = tile
 
     def write_below(self, text: str, row: int, column: int) -> None:
-        x, y = self._corner(row, column)
+        x, y = self.corner(row, column)
         self.words.append((x + self.width / 2, y + self.height + 4, text, "center", "top"))
 
     def write_above(self, text: str, column: int) -> None:
-        x, y = self._corner(0, column)
+        x, y = self.corner(0, column)
         self.words.append((x + self.width / 2, y - 8, text, "center", "baseline"))
 
     def write_right(self, text: str, row: int) -> None:
         x = int(np.flatnonzero((self.pixels != 255).any(axis=(0, 2)))[-1])
-        self.words.append((x + 10, self._corner(row, 0)[1] + self.height / 2, text, "left", "center"))
+        self.words.append((x + 10, self.corner(row, 0)[1] + self.height / 2, text, "left", "center"))
 
     def figure(self) -> Figure:
         """The page at one dot a pixel; it enlarges by whole dots as well."""
@@ -172,5 +172,5 @@ class _Page:
             axes.text(x, y, text, color=MUTED, fontsize="small", ha=horizontal, va=vertical, linespacing=1.1)
         return figure
 
-    def _corner(self, row: int, column: int) -> tuple[int, int]:
-        return self.left + column * (self.width + _GAP), self.top + row * (self.height + self.below + _GAP)
+    def corner(self, row: int, column: int) -> tuple[int, int]:
+        return self.left + column * (self.width + GAP), self.top + row * (self.height + self.below + GAP)

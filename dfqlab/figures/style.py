@@ -10,7 +10,9 @@ from functools import cache
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
@@ -96,6 +98,16 @@ def color_of(source: str) -> str:
     return next((color for name, color in COLORS.items() if f" {name} " in f" {words} "), OTHER)
 
 
+def white_reads_on(colors: np.ndarray) -> np.ndarray:
+    """Whether white words stand out more than those in ink from each of these colours, (..., 3) in 0..1.
+
+    >>> white_reads_on(np.array([[0, 0, 0.5], [1, 1, 0.5]])).tolist()
+    [True, False]
+    """
+    ink, light = _luminance(np.array(to_rgb(INK))) + 0.05, _luminance(colors) + 0.05
+    return np.asarray(1.05 / light > light / ink)
+
+
 def canvas(height: float) -> tuple[Figure, Axes]:
     """A figure as wide as a report's column, `height` inches high, and its axes."""
     figure = Figure(figsize=(WIDTH, height))
@@ -151,6 +163,12 @@ def printable(text: str, longest: int = 200) -> str:
     """
     text = "".join(c if ord(c) in _known_characters() else "▯" for c in " ".join(text.split()))
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _luminance(rgb: np.ndarray) -> np.ndarray:
+    """Relative, as WCAG 2 defines it."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return np.asarray(linear @ (0.2126, 0.7152, 0.0722))
 
 
 @cache

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Unpack
 
 from dfqlab.images import SyntheticSet
 from dfqlab.objective import Objective
-from dfqlab.progress import OnStep, ignore
-from dfqlab.synthesis.inversion import Plateau, invert
+from dfqlab.synthesis.inversion import Descent, Request, invert
+from dfqlab.synthesis.schedules import Plateau
 from dfqlab.synthesis.terms import Alignment
 from dfqlab.teachers import Teacher
 
@@ -24,22 +25,16 @@ class ZeroQ:
     patience: int = 100
     smallest_rate: float = 1e-4
 
-    def synthesize(
-        self, teachers: Sequence[Teacher], count: int, *, seed: int, on_step: OnStep = ignore
-    ) -> SyntheticSet:
-        """Distil `count` images from the teachers."""
-        for teacher in teachers:
-            teacher.require_batch_norm("recipe 'zeroq' aligns BatchNorm statistics")
-        objective = Objective(alignment=Alignment(per="sample", match_input=True))
-        return invert(
-            teachers,
-            objective,
-            count=count,
-            steps=self.steps,
-            learning_rate=self.learning_rate,
-            schedule=Plateau(self.patience, self.smallest_rate),
-            seed=seed,
-            recipe="zeroq",
-            settings=asdict(self),
-            on_step=on_step,
-        )
+    @property
+    def objective(self) -> Objective:
+        """What is minimised."""
+        return Objective(alignment=Alignment(per="sample", distance="squared", spread="std", match_input=True))
+
+    @property
+    def descent(self) -> Descent:
+        """How."""
+        return Descent(self.steps, self.learning_rate, Plateau(self.patience, self.smallest_rate))
+
+    def synthesize(self, teachers: Sequence[Teacher], **request: Unpack[Request]) -> SyntheticSet:
+        """Distil images from the teachers."""
+        return invert(teachers, self.objective, self.descent, recipe="zeroq", settings=asdict(self), **request)

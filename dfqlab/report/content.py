@@ -1,7 +1,7 @@
 """What a report holds: plain values, and the sentence that matters first."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from dfqlab.measures import Interval
 
 __all__ = [
     "CertificateSummary",
+    "Diversity",
     "ImagesMade",
     "Interval",
     "Latency",
@@ -47,6 +48,25 @@ class SourceRow:
     def label(self) -> str:
         """The name, with the kind before it where the name does not tell it."""
         return self.source if self.kind == "synthetic" or self.kind in self.source else f"{self.kind}: {self.source}"
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """How diverse the images of one source are, beside other sources (DSG, section 3.2).
+
+    Attributes:
+        source: by the name that it has in the rows.
+        gaussian_distance: of one BatchNorm layer's channels from the Gaussians that they remember, in remembered std.
+        mean_variance, std_variance: how much means and stds of single images vary, in units of the remembered variance,
+            averaged over layers.
+        similarity: the mean cosine between two images, -1..1.
+    """
+
+    source: str
+    gaussian_distance: float
+    mean_variance: float
+    std_variance: float
+    similarity: float
 
 
 @dataclass(frozen=True)
@@ -100,6 +120,9 @@ class ImagesMade:
         plan: its execution plan in words.
         first_loss, last_loss: None where it has none.
         loss_curve: (step, loss) pairs.
+        recognised: the share of images that a network takes for the class they were made for, by its name; empty where
+            they were made for none.
+        zoo: networks beside the teacher that they were made from.
     """
 
     recipe: str
@@ -112,6 +135,12 @@ class ImagesMade:
     first_loss: float | None
     last_loss: float | None
     loss_curve: tuple[tuple[int, float], ...]
+    recognised: Mapping[str, Interval] = field(default_factory=dict)
+    zoo: tuple[str, ...] = ()
+
+    def made_from(self, teacher: str) -> str:
+        """The networks that they were made from, as the end of a sentence."""
+        return f"{teacher} alone" if not self.zoo else f"{teacher} and {', '.join(self.zoo)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +181,8 @@ class RunReport:
         command: reproduces the run.
         versions: of the software, by name.
         warnings: what a reader should know of this run.
+        diversity: one for each source of calibration images; empty where the network has no BatchNorm layer.
+        diversity_layer: the BatchNorm layer of their `gaussian_distance`.
     """
 
     teacher: str
@@ -178,6 +209,8 @@ class RunReport:
     command: str
     versions: Mapping[str, str]
     warnings: tuple[str, ...]
+    diversity: tuple[Diversity, ...] = ()
+    diversity_layer: str = ""
 
     @property
     def shipped(self) -> SourceRow | None:

@@ -74,7 +74,8 @@ def _figures(content: RunReport) -> dict[str, Shown]:
         shown["life"] = _shown(figure, f"{rows} images at {len(pictures.snapshots)} steps: {title}.")
     if len(pictures.images):
         few = min(_SHOWN, len(pictures.images))
-        title = f"{few} of the {content.images.count:,} images that {recipe} made from {content.teacher} alone"
+        origin = content.images.made_from(content.teacher)
+        title = f"{few} of the {content.images.count:,} images that {recipe} made from {origin}"
         figure = figures.image_grid(pictures.images[:few], pictures.captions[:few], title=title)
         shown["grid"] = _shown(figure, f"{title}. Captions: {', '.join(pictures.captions[:few])}.")
     if len(content.images.loss_curve) > 1:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import dfqlab_kernels
+from dfqlab.errors import TeacherError
 from dfqlab.statistics.packed import Statistics, TeacherOutputs, layout_of
 from dfqlab.statistics.rewriting import rewrite
 from dfqlab.teachers import Teacher
@@ -19,15 +20,30 @@ class ObservedTeacher(nn.Module):
     A network that torch.fx can follow is rewritten: each BatchNorm becomes one op with its activation and its
     statistics, which a GPU runs as one kernel and torch.compile fuses. Logits are the teacher's up to rounding. Any
     other network is watched through hooks that stand only while it runs.
+
+    Args:
+        per: statistics of the whole batch, or of each sample.
+        dtype: of convolutions and activations. With `torch.bfloat16` statistics are still summed in float32, and logits
+            come back as float32; only a network that torch.fx can follow takes another type than its own.
+
+    Raises:
+        TeacherError: no BatchNorm layer, or a type for a network that cannot be rewritten.
     """
 
-    def __init__(self, teacher: Teacher, per: Per = "batch") -> None:
+    def __init__(self, teacher: Teacher, per: Per = "batch", dtype: torch.dtype | None = None) -> None:
         super().__init__()
         teacher.require_batch_norm("there are no statistics to observe")
         self.teacher = teacher
         self.per: Per = per
         self.layout = layout_of(teacher)
         self.rewritten = rewrite(teacher, per)
+        self.dtype = dtype
+        if dtype is not None:
+            if self.rewritten is None:
+                raise TeacherError(f"{teacher.name!r} cannot be followed by torch.fx, so it runs in its own type alone")
+            for module in self.rewritten.modules():
+                if any(True for _ in module.parameters(recurse=False)):
+                    module.to(dtype)
         self.channels_last = self.rewritten is not None and _runs_faster_in_channels_last(teacher)
         if self.rewritten is not None and self.channels_last:
             self.rewritten.to(memory_format=torch.channels_last)
@@ -37,13 +53,15 @@ class ObservedTeacher(nn.Module):
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         x, of_input = dfqlab_kernels.tap_channel_stats(x, per=self.per)
+        x = x if self.dtype is None else x.to(self.dtype)
         logits, moments, features = (
             self.rewritten(x) if self.rewritten is not None else _watch(self.teacher, x, self.per)
         )
         mean, var = dfqlab_kernels.merge_moments([of_input, *moments], per=self.per)
         sizes = [of_input.shape[-1], self.layout.total]
         (input_mean, mean), (input_var, var) = mean.split(sizes, -1), var.split(sizes, -1)
-        return TeacherOutputs(logits, Statistics(mean, var, self.layout, input_mean, input_var), features)
+        statistics = Statistics(mean, var, self.layout, input_mean, input_var)
+        return TeacherOutputs(logits.to(images.dtype), statistics, features)
 
 
 def _runs_faster_in_channels_last(teacher: Teacher) -> bool:

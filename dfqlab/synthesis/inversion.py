@@ -1,155 +1,227 @@
-"""Inversion: optimise pixels until a teacher's statistics look as if the images were real."""
+"""Inversion: optimise pixels until teachers take them for what they remember."""
 
-import logging
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, Required, TypedDict
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
-from dfqlab.errors import ConfigurationError, TeacherError
-from dfqlab.images import Batch, SyntheticSet
-from dfqlab.objective import Objective, PreparedObjective
+from dfqlab.errors import ConfigurationError, SynthesisError, TeacherError
+from dfqlab.images import SyntheticSet
+from dfqlab.objective import Objective
 from dfqlab.progress import Cancelled, OnStep, Step, ignore
-from dfqlab.statistics import ObservedTeacher
-from dfqlab.synthesis.plan import Plan, generator_for, plan_for
+from dfqlab.synthesis.augmentation import Augmentation
+from dfqlab.synthesis.checkpointing import Checkpoint, Kept
+from dfqlab.synthesis.descent import BatchDescent, NotFinite
+from dfqlab.synthesis.mixing import DataMixing
+from dfqlab.synthesis.plan import generator_for, plan_for
+from dfqlab.synthesis.schedules import Schedule
+from dfqlab.synthesis.zoo import Zoo
 from dfqlab.teachers import Teacher
+
+Clip = Literal["never", "each step", "at the end"]
+Labels = Literal["balanced"] | Int[Tensor, " count"] | None
+_UNTIMED = 3  # the first steps compile and warm up
 
 
 @dataclass(frozen=True)
-class Plateau:
-    """Adam's rate falls tenfold when the loss has not fallen for `patience` steps, down to `smallest`."""
+class Descent:
+    """How pixels are optimised, with Adam.
 
-    patience: int = 100
-    smallest: float = 1e-4
+    Attributes:
+        steps: for each batch.
+        learning_rate: in normalised space.
+        schedule: of the learning rate.
+        betas: of Adam.
+        coarse_steps: so many of the steps come first and see the images at half resolution, two by two pixels averaged;
+            then Adam and the schedule start over (DeepInversion's code).
+        augmentation: what happens to the images before the teachers see them.
+        mixing: of images and labels, or None (MixMix).
+        teachers_per_batch: how many of the zoo are drawn for each batch; None takes all (MixMix's m').
+        clip: to the range of valid pixels: after each step (DeepInversion, MixMix), once at the end, or never (ZeroQ).
+        learned_weights: let each term's weight move with the descent, up to a hundredfold from the objective's.
+    """
+
+    steps: int
+    learning_rate: float
+    schedule: Schedule
+    betas: tuple[float, float] = (0.9, 0.999)
+    coarse_steps: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    mixing: DataMixing | None = None
+    teachers_per_batch: int | None = None
+    clip: Clip = "never"
+    learned_weights: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise ConfigurationError(f"steps={self.steps!r}: expected an integer of at least 1")
+        if not 0 <= self.coarse_steps < self.steps:
+            raise ConfigurationError(f"coarse_steps={self.coarse_steps}: expected fewer than the {self.steps} steps")
+        if self.clip not in ("never", "each step", "at the end"):
+            raise ConfigurationError(f"clip={self.clip!r}: choose 'never', 'each step' or 'at the end'")
+
+
+class Request(TypedDict, total=False):
+    """What every recipe is asked for, beside its own settings.
+
+    count: how many images, at least 1. seed: batch k draws from a generator seeded by (seed, k). labels: what images
+    shall be taken for: "balanced", which recipes with a label term take by default, or class indices. checkpoint: a
+    folder in which the job can go on after it was stopped, and which holds the finished set. on_step: called after
+    every step with the loss and each of its terms; raise `Cancelled` in it to stop and keep what there is.
+    """
+
+    count: Required[int]
+    seed: Required[int]
+    labels: Labels
+    checkpoint: Checkpoint | None
+    on_step: OnStep
 
 
 def invert(
     teachers: Sequence[Teacher],
     objective: Objective,
+    descent: Descent,
     *,
-    count: int,
-    steps: int,
-    learning_rate: float,
-    schedule: Plateau,
-    seed: int,
     recipe: str,
     settings: Mapping[str, Any],
+    count: int,
+    seed: int,
+    labels: Labels = None,
+    checkpoint: Checkpoint | None = None,
     on_step: OnStep = ignore,
 ) -> SyntheticSet:
-    """Optimise `count` images, batch by batch, from N(0, 1) in normalised space, with Adam.
+    """Optimise `count` images, batch by batch, from N(0, 1) in normalised space.
 
-    The objective is averaged over the teachers; each normalises the images with its own mean and standard deviation.
-    Images are in pixel units and not clipped. A cancelled job returns what it has, marked partial.
+    Minimises `mean over the batch's teachers of the terms that read teachers + the terms that read images` (MixMix,
+    eq. 6). Images have the first teacher's size; another one that takes a different size sees them resized. Each
+    normalises with its own mean and standard deviation. Every batch is made in full, also the last one, of which only
+    what is asked for is kept: a set begins as any smaller one of the same plan does.
 
     Args:
-        teachers: one or several that take images of the same size.
+        teachers: one or several, with the same classes.
         objective: what to minimise.
-        count: how many images, at least 1.
-        steps: of Adam, for each batch.
-        learning_rate: in normalised space.
-        schedule: of the learning rate.
-        seed: batch k draws from a generator seeded by (seed, k).
+        descent: how.
         recipe, settings: what the set says of its origin.
-        on_step: called after every step with the loss and each of its terms.
+        count, seed, labels, checkpoint, on_step: see `Request`.
 
     Raises:
-        ConfigurationError: a count or a number of steps below 1.
-        TeacherError: no teacher, teachers of different sizes, or one without BatchNorm.
+        ConfigurationError: a count below 1, labels out of range or of another number, more teachers than there are.
+        TeacherError: no teacher, one without BatchNorm, or teachers that disagree on classes or colours.
+        CheckpointError: the checkpoint is of another recipe, teacher, plan or set of labels; both are named.
+        SynthesisError: a loss became NaN or infinite; it says of which term, and has the last finite images.
     """
-    _check(teachers, count, steps)
-    plan = plan_for(teachers, steps=steps)
-    observed = [ObservedTeacher(teacher, objective.per) for teacher in teachers]
-    prepared = [objective.prepare(teacher, seed=seed) for teacher in teachers]
-    loss_of = _compiled(plan, _Loss(observed, prepared))
-    batches = -(-count // plan.batch_size)
-    done: list[Tensor] = []
-    partial = False
-    for k in range(batches):
-        size = min(plan.batch_size, count - k * plan.batch_size)
-        run = _BatchRun(teachers[0], size, learning_rate, schedule, generator_for(seed, k))
-        try:
-            for step in range(steps):
-                values = run.step(loss_of)
-                note = plan.sentence if k == step == 0 else ""
-                on_step(Step("synthesize", k * steps + step + 1, batches * steps, values, note, run.images))
-        except Cancelled:
-            partial = (k + 1, step + 1) != (batches, steps)
-        done.append(run.images())
-        if partial:
-            break
-    return SyntheticSet(
-        images=torch.cat(done),
+    _check(teachers, count, descent, recipe)
+    plan = plan_for(teachers, steps=descent.steps, count=count)
+    labels = _labels(labels, count, len(teachers[0].classes), plan.batch_size)
+    zoo = Zoo(teachers, objective, plan, seed=seed)
+    empty = SyntheticSet(
+        images=torch.empty(0, *teachers[0].input.size),
         recipe=recipe,
         seed=seed,
         settings=settings,
         plan=plan.as_dict(),
         teachers=tuple(teacher.fingerprint for teacher in teachers),
-        partial=partial,
     )
+    kept = Kept(checkpoint, empty, count, None if labels is None else labels[:count])
+    if kept.finished is not None:
+        return kept.finished
+    batches = -(-count // plan.batch_size)
+    pace = _Pace(batches * descent.steps)
+    note, partial = plan.sentence, False
+    for k in range(kept.batches, batches):
+        part = None if labels is None else labels[k * plan.batch_size : (k + 1) * plan.batch_size]
+        run = BatchDescent(zoo, objective, descent, part, plan.batch_size, generator_for(seed, k))
+        kept.resume(run)
+        try:
+            while run.index < descent.steps:
+                values = run.step()
+                kept.save(run)
+                index = k * descent.steps + run.index
+                on_step(Step("synthesize", index, pace.total, values, note, run.images, pace.left(index)))
+                note = ""
+        except Cancelled:
+            partial = (k + 1, run.index) != (batches, descent.steps)
+        except NotFinite as error:
+            kept.add(run.last_finite, whole=False)
+            images = kept.collected(partial=True)
+            raise SynthesisError(
+                f"step {run.index + 1} of batch {k + 1}: the loss became {error.value}, through term {error.term!r}; "
+                f"{len(images)} images from before it are kept. A smaller learning_rate may help",
+                images,
+            ) from error
+        if partial:
+            kept.save(run, now=True)
+        kept.add(run.images(), whole=not partial)
+        if partial:
+            break
+    return kept.collected(partial=partial)
 
 
-class _Loss:
-    """The objective averaged over a zoo, as a function of images alone."""
+class _Pace:
+    """How long the rest takes, judged by the steps of this process after its first few."""
 
-    def __init__(self, observed: Sequence[ObservedTeacher], prepared: Sequence[PreparedObjective]) -> None:
-        self.observed = observed
-        self.prepared = prepared
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.seen = 0
+        self.since: tuple[int, float] | None = None
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        found = [
-            objective(Batch(images), observed(images))
-            for observed, objective in zip(self.observed, self.prepared, strict=True)
-        ]
-        terms = {name: torch.stack([values[name] for _, values in found]).mean() for name in found[0][1]}
-        return torch.stack([loss for loss, _ in found]).mean(), terms
-
-
-class _BatchRun:
-    """One batch on its way from noise to images."""
-
-    def __init__(
-        self, teacher: Teacher, size: int, learning_rate: float, schedule: Plateau, generator: torch.Generator
-    ) -> None:
-        self.spec = teacher.input
-        self.x = torch.randn(size, *self.spec.size, generator=generator).to(teacher.device).requires_grad_()
-        self.optimizer = torch.optim.Adam([self.x], lr=learning_rate)
-        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimizer, patience=schedule.patience, min_lr=schedule.smallest
-        )
-
-    def images(self) -> Tensor:
-        """A copy of the images as they are now, in pixel units."""
-        return self.spec.denormalize(self.x.detach()).cpu()
-
-    def step(self, loss_of: Any) -> dict[str, float]:
-        """One step of Adam; returns the loss and its terms before the step."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, terms = loss_of(self.spec.denormalize(self.x))
-        loss.backward()
-        self.optimizer.step()
-        value = loss.item()
-        self.scheduler.step(value)
-        return {"loss": value} | {name: float(term.detach()) for name, term in terms.items()}
+    def left(self, index: int) -> float | None:
+        self.seen += 1
+        now = time.monotonic()
+        if self.since is None:
+            self.since = (index, now) if self.seen == _UNTIMED else None
+            return None
+        start, began = self.since
+        return (now - began) / (index - start) * (self.total - index)
 
 
-def _compiled(plan: Plan, loss_of: _Loss) -> Any:
-    if not plan.compiled:
-        return loss_of
-    # The compiler looks for CUDA even where the work is on a CPU, and warns that it is not there.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    return torch.compile(loss_of, dynamic=False)
+def _labels(labels: Labels, count: int, classes: int, batch_size: int) -> Int[Tensor, "padded"] | None:
+    """A class for each image, and for those that fill the last batch."""
+    if labels is None:
+        return None
+    padded = -(-count // batch_size) * batch_size
+    if isinstance(labels, str):
+        if labels != "balanced":
+            raise ConfigurationError(f"labels={labels!r}: give class indices, or 'balanced'")
+        return torch.arange(padded) % classes
+    given = torch.as_tensor(labels)
+    if given.dim() != 1 or len(given) != count or given.is_floating_point():
+        raise ConfigurationError(f"expected {count} class indices, one an image; got labels of {tuple(given.shape)}")
+    low, high = int(given.min()), int(given.max())
+    if low < 0 or high >= classes:
+        raise ConfigurationError(f"labels {low} to {high}: the teachers know classes 0 to {classes - 1}")
+    return given.long()[torch.arange(padded) % count]
 
 
-def _check(teachers: Sequence[Teacher], count: int, steps: int) -> None:
-    for name, value in (("count", count), ("steps", steps)):
-        if not isinstance(value, int) or value < 1:
-            raise ConfigurationError(f"{name}={value!r}: expected an integer of at least 1")
+def _check(teachers: Sequence[Teacher], count: int, descent: Descent, recipe: str) -> None:
+    if not isinstance(count, int) or count < 1:
+        raise ConfigurationError(f"count={count!r}: expected an integer of at least 1")
     if not teachers:
         raise TeacherError("no teacher: give at least one")
-    sizes = {teacher.input.size for teacher in teachers}
-    if len(sizes) > 1:
-        raise TeacherError(
-            f"the teachers take images of different sizes: {sorted(sizes)}; one inversion needs one size"
-        )
+    wanted = descent.teachers_per_batch
+    if wanted is not None and not 1 <= wanted <= len(teachers):
+        raise ConfigurationError(f"teachers_per_batch={wanted}: the zoo has {len(teachers)}")
+    for teacher in teachers:
+        teacher.require_batch_norm(f"recipe {recipe!r} aligns BatchNorm statistics")
+    first = teachers[0]
+    for other in teachers[1:]:
+        if _disagree(first, other):
+            raise TeacherError(
+                f"{first.name!r} knows {len(first.classes)} classes ({', '.join(first.classes[:3])}, ...) and "
+                f"{other.name!r} {len(other.classes)} ({', '.join(other.classes[:3])}, ...): a zoo agrees on classes"
+            )
+        if first.input.size[0] != other.input.size[0]:
+            raise TeacherError(
+                f"{first.name!r} takes {first.input.size[0]} colours and {other.name!r} {other.input.size[0]}: "
+                "a zoo agrees on colours"
+            )
+
+
+def _disagree(one: Teacher, other: Teacher) -> bool:
+    """Whether classes differ in number or by name. Numbers are nobody's names."""
+    named = [teacher.classes for teacher in (one, other) if not all(name.isdigit() for name in teacher.classes)]
+    return len(one.classes) != len(other.classes) or len(set(named)) > 1

@@ -34,8 +34,8 @@ def bn_alignment(
     With δ = mean - target_mean and ρ = spread - target_spread, each shortened by its margin (`sign(δ) max(|δ| - margin,
     0)`: no loss and no gradient inside), and sums over the channels of a layer, D is
 
-    - "squared": `sum δ² + sum ρ²` (ZeroQ, eq. 2, with spread "std");
-    - "l2": `||δ|| + ||ρ||` (DeepInversion, eq. 4; DSG, eq. 5, with margins), whose gradient at zero is zero;
+    - "squared": `sum δ² + sum ρ²` (ZeroQ, eq. 2, with spread "std"; DSG, eq. 5, with margins);
+    - "l2": `||δ|| + ||ρ||` (DeepInversion, eq. 4), whose gradient at zero is zero;
     - "kl": `sum ½ (v / v' + δ² / v' - 1 - log(v / v'))`, the divergence KL(batch ‖ memory) of two Gaussians, with
       v = var + epsilon and v' = target_var + epsilon (The Knowledge Within). It takes no margins.
 

@@ -1,20 +1,25 @@
-"""The steps that the benchmark of an inversion compares are the same step."""
+"""The steps that the benchmark of an inversion compares are the same step, and its table says what was measured."""
+
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import dfqlab
-from benchmarks import inversion_step
+from benchmarks import inversion_step, inversion_table
+from dfqlab.synthesis import plan
 from dfqlab_kernels.bench.timing import Stopwatch
 
 
-def test_every_way_of_writing_the_step_goes_down_the_same_losses() -> None:
-    steps = inversion_step.steps_of(dfqlab.load_teacher("digits/resnet"), batch=8)
-    losses = {name: [step() for _ in range(3)] for name, step in steps.items() if "torch.compile" not in name}
-    losses["dfqlab without torch.compile"] = [
-        step() for step in [steps["dfqlab without torch.compile"]] for _ in range(3)
-    ]
+@pytest.mark.parametrize("recipe", list(inversion_step.RECIPES))
+def test_every_way_of_writing_the_step_goes_down_the_same_losses(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "missing_for_compile", lambda: "not in a test")
+    steps = inversion_step.steps_of(recipe, dfqlab.load_teacher("digits/resnet"), batch=8)
+    assert len(steps) == 3
+    losses = {name: [step() for _ in range(3)] for name, step in steps.items()}
     hooks = losses[inversion_step.HOOKS]
-    assert hooks[0] > hooks[1] > hooks[2]
+    assert len(set(hooks)) == 3  # it moves
     for found in losses.values():
         assert found == pytest.approx(hooks, rel=1e-3)
 
@@ -28,6 +33,51 @@ def test_an_untrained_teacher_stands_in_where_there_are_no_weights(monkeypatch: 
 def test_the_result_has_a_time_and_a_first_loss_for_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inversion_step, "steps_of", lambda *_: {"hooks": lambda: 1.0, "dfqlab": lambda: 2.0})
     teacher = dfqlab.load_teacher("digits/resnet")
-    result = inversion_step.measure(teacher, 4, Stopwatch("cpu", rounds=2, fewest=2, seconds=0, flush=0))
+    result = inversion_step.measure("zeroq", teacher, 4, Stopwatch("cpu", rounds=2, fewest=2, seconds=0, flush=0))
     assert result["losses"] == {"hooks": 1.0, "dfqlab": 2.0}
     assert result["times"].keys() == {"hooks", "dfqlab"}
+
+
+def entry(half: float = 0.1) -> dict[str, Any]:
+    seconds = {
+        inversion_step.HOOKS: 0.6,
+        inversion_step.HALF: half,
+        inversion_step.OURS: 0.3,
+        inversion_step.EAGER: 0.4,
+    }
+    times = {name: {"median": t, "low": t, "high": t} for name, t in seconds.items()}
+    recipe = {"teacher": "t", "losses": {}, "times": times, "failed": {}}
+    return {
+        "device": {"kind": "cpu", "name": "A CPU"}, "versions": {"torch": "9"}, "batch": 128, "date": "2000-01-01",
+        "recipes": {"zeroq": recipe},
+    }  # fmt: skip
+
+
+def page(monkeypatch: pytest.MonkeyPatch, folder: Path, *entries: dict[str, Any]) -> str:
+    monkeypatch.setattr(inversion_step, "RESULTS", folder)
+    if entries:
+        devices = {str(number): entry for number, entry in enumerate(entries)}
+        (folder / "inversion_step.json").write_text(json.dumps({"devices": devices}))
+    return inversion_table.section()
+
+
+def test_nothing_is_invented_where_nothing_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert page(monkeypatch, tmp_path).endswith("\n\nnot measured\n")
+    assert page(monkeypatch, tmp_path, entry()).count("| not measured |") == len(inversion_table.GOALS) - 3
+
+
+@pytest.mark.parametrize(("half", "said"), [(0.1, "6, reached"), (0.15, "4, missed")])
+def test_a_goal_is_reached_or_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, half: float, said: str) -> None:
+    shown = page(monkeypatch, tmp_path, entry(half))
+    assert f"| a step of zeroq: dfqlab, bfloat16, times as fast as written directly | at least 5 | {said} |" in shown
+    assert "| dfqlab, float32 | 300.0 [300.0, 300.0] | 2.00x |  |" in shown
+
+
+def test_whole_jobs_are_told_with_their_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    job = {
+        "whole": 60.0, "direct": 240.0, "compiled": True, "dtype": "bfloat16", "short starts": 3.5, "short": 0.2,
+        "short direct": 0.5,
+    }  # fmt: skip
+    shown = page(monkeypatch, tmp_path, entry() | {"jobs": {"zeroq": job}})
+    assert "| zeroq | compiled, bfloat16 | 60 | 240 | 4.00x | 3.5 | 2.50x |" in shown
+    assert "until its first step is done | at most 3 | 3.5, missed |" in shown

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import inversion_step, kernel_roofline, kernels_readme
+from benchmarks import kernel_roofline, kernels_readme
 from benchmarks.kernel_goals import GOALS, Goal
 from dfqlab_kernels.bench.registry import BENCHES
 
@@ -32,7 +32,6 @@ def result(kind: str, *rows: dict[str, Any]) -> dict[str, Any]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of results."""
     monkeypatch.setattr(kernel_roofline, "RESULTS", tmp_path)
-    monkeypatch.setattr(inversion_step, "RESULTS", tmp_path / "steps")
     monkeypatch.setattr(kernels_readme, "README", tmp_path / "README.md")
     return tmp_path
 
@@ -50,8 +49,7 @@ def test_nothing_is_invented_where_there_is_no_results_file(folder: Path) -> Non
     page = kernels_readme.page()
     for op in BENCHES:
         assert page.count(f"| `{op}` | not measured |") == 2
-    assert page.count("| not measured |\n") == len(GOALS) + 1 + 2 * len(BENCHES)
-    assert "python -m benchmarks.inversion_step\n\nnot measured" in page
+    assert page.count("| not measured |\n") == len(GOALS) + 2 * len(BENCHES)
 
 
 def test_a_page_shows_times_shares_ratios_and_what_fails(folder: Path) -> None:

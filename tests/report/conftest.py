@@ -7,6 +7,7 @@ import torch
 
 from dfqlab.report.content import (
     CertificateSummary,
+    Diversity,
     ImagesMade,
     Interval,
     Latency,
@@ -78,6 +79,8 @@ def content() -> RunReport:
             3.21,
             0.0421,
             ((1, 3.21), (2, 1.5), (503, 0.0421)),
+            {"digits/mobilenet": Interval(0.831, 0.757, 0.886), "digits/vgg": Interval(0.412, 0.331, 0.503)},
+            ("digits/vgg",),
         ),
         pictures=Pictures(
             images,
@@ -98,4 +101,9 @@ def content() -> RunReport:
         command="dfqlab quantize --teacher digits/mobilenet --weights 4 --activations 3 --seed 5",
         versions={"dfqlab": "0.1.0", "torch": "2.15.0"},
         warnings=("The job ran uncompiled.",),
+        diversity=(
+            Diversity("noise", 0.911, 0.00123, 0.00234, 0.0012),
+            Diversity("zeroq", 0.251, 0.00345, 0.00456, 0.1377),
+        ),
+        diversity_layer="blocks.0.1",
     )

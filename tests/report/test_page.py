@@ -200,3 +200,22 @@ def test_a_place_that_cannot_be_written_is_told(content: RunReport, tmp_path: Pa
 def test_a_name_that_is_not_unicode_is_no_obstacle(content: RunReport, tmp_path: Path) -> None:
     path = write_report(replace(content, command="dfqlab --out caf\udce9"), tmp_path)
     assert "dfqlab" in path.read_text(encoding="utf-8")
+
+
+def test_who_recognises_the_images_and_how_diverse_they_are_stand_beside_them(content: RunReport) -> None:
+    text = Page(render(content)).text
+    assert "digits/mobilenet takes 83.1 % [75.7, 88.6] of them for it; digits/vgg takes 41.2 %" in text
+    assert "made from the network and digits/vgg" in text
+    assert "Distance from Gaussian: of blocks.0.1," in text
+    for number in ("0.00345", "0.00456", "0.251", "0.14"):
+        assert number in text
+    assert record(content)["diversity"][1]["std_variance"] == 0.00456
+    assert record(content)["images"]["recognised"]["digits/vgg"]["value"] == 0.412
+
+
+def test_images_without_labels_and_networks_without_batch_norm_leave_that_out(content: RunReport) -> None:
+    plain = replace(content, images=replace(content.images, recognised={}, zoo=()), diversity=())
+    text = Page(render(plain)).text
+    assert "for it" not in text
+    assert "Distance from Gaussian" not in text
+    assert "made from the network alone" in text

@@ -3,27 +3,38 @@
 import copy
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dfqlab.errors import ConfigurationError, TeacherError
+from dfqlab.errors import ConfigurationError, SynthesisError, TeacherError
 from dfqlab.images import Batch, SyntheticSet
 from dfqlab.objective import Objective, PreparedTerm, Weighted
 from dfqlab.progress import Cancelled, OnStep, Step, ignore
 from dfqlab.statistics import ObservedTeacher, Per, TeacherOutputs
 from dfqlab.synthesis import plan as planning
-from dfqlab.synthesis.inversion import Plateau, invert
+from dfqlab.synthesis.checkpointing import Checkpoint
+from dfqlab.synthesis.inversion import Descent, Labels, invert
+from dfqlab.synthesis.mixing import DataMixing
 from dfqlab.synthesis.plan import generator_for, plan_for
+from dfqlab.synthesis.schedules import Cosine, Plateau, Schedule
 from dfqlab.synthesis.terms import Alignment
 from dfqlab.teachers import Teacher
 
 
-def make(seed: int = 0, **changes: object) -> Teacher:
+def make(seed: int = 0, **changes: Any) -> Teacher:
     generator = torch.Generator().manual_seed(seed)
+    classes = changes.get("classes", 3)
     module = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+        nn.Conv2d(changes.get("size", (1,))[0], 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, classes if isinstance(classes, int) else len(classes)),
     )
     for tensor in module.parameters():
         tensor.data.normal_(0, 0.5, generator=generator)
@@ -41,18 +52,21 @@ def run(
     on_step: OnStep = ignore,
     objective: Objective | None = None,
     learning_rate: float = 0.5,
-    schedule: Plateau | None = None,
+    schedule: Schedule | None = None,
+    labels: Labels = None,
+    checkpoint: Checkpoint | None = None,
+    **how: Any,
 ) -> SyntheticSet:
     return invert(
         teachers or (make(),),
         objective or Objective(alignment=Alignment(per="sample")),
-        count=count,
-        steps=steps,
-        learning_rate=learning_rate,
-        schedule=schedule or Plateau(),
-        seed=seed,
+        Descent(steps, learning_rate, schedule or Plateau(), **how),
         recipe="mine",
         settings={"steps": steps},
+        count=count,
+        seed=seed,
+        labels=labels,
+        checkpoint=checkpoint,
         on_step=on_step,
     )
 
@@ -73,7 +87,7 @@ def test_images_match_what_the_teacher_remembers_better_than_the_noise_they_came
 
     def judge(images: Tensor) -> float:
         outputs = ObservedTeacher(teacher, "sample")(images)
-        return float(objective.prepare(teacher, seed=0)(Batch(images), outputs)[0])
+        return float(objective.total(objective.prepare(teacher, seed=0)(Batch(images), outputs)))
 
     noise = teacher.input.denormalize(torch.randn(4, 1, 6, 6, generator=generator_for(0, 0)))
     assert judge(run(steps=60, learning_rate=0.1).images) < judge(noise) / 5
@@ -162,6 +176,197 @@ def test_a_teacher_twice_is_that_teacher() -> None:
     torch.testing.assert_close(run(make(), make()).images, run(make()).images)
 
 
+def test_a_teacher_of_another_size_sees_the_images_resized() -> None:
+    one, other = make(0), make(1, size=(1, 9, 12))
+    noise = one.input.denormalize(torch.randn(4, 1, 6, 6, generator=generator_for(0, 0)))
+    larger = F.interpolate(noise, (9, 12), mode="bilinear", align_corners=False, antialias=True)
+    terms = []
+    for teacher, images in ((one, noise), (other, larger)):
+        outputs = ObservedTeacher(teacher, "sample")(images)
+        terms.append(float(Alignment(per="sample").prepare(teacher, seed=0)(Batch(images), outputs)))
+    values: list[float] = []
+    made = run(one, other, steps=1, on_step=lambda step: values.append(step.values["loss"]))
+    assert values == pytest.approx([sum(terms) / 2], rel=1e-5)
+    assert made.images.shape == (4, 1, 6, 6)
+
+
+class Spy:
+    """Keeps what it is shown."""
+
+    per: Per = "batch"
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, Batch]] = []
+
+    def prepare(self, teacher: Teacher, *, seed: int) -> PreparedTerm:
+        def term(batch: Batch, outputs: TeacherOutputs) -> Tensor:
+            self.seen.append((teacher.name, Batch(batch.images.detach().clone(), batch.labels)))
+            return batch.images.square().mean() + outputs.logits.square().mean()
+
+        return term
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_each_batch_is_made_from_teachers_of_its_own_drawing() -> None:
+    spy, zoo = Spy(), [make(k, name=str(k)) for k in range(4)]
+    run(*zoo, count=40, steps=2, objective=Objective(spy=spy), teachers_per_batch=2)
+    by_batch = [{name for name, _ in spy.seen[4 * k : 4 * k + 4]} for k in range(10)]
+    assert all(len(names) == 2 for names in by_batch)  # the same two at both steps
+    assert set.union(*by_batch) == {"0", "1", "2", "3"}
+    assert len(set(map(frozenset, by_batch))) > 2
+
+
+@pytest.mark.parametrize("wanted", [0, 3])
+def test_more_teachers_than_there_are_cannot_be_drawn(wanted: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"teachers_per_batch={wanted}: the zoo has 2"):
+        run(make(0), make(1), teachers_per_batch=wanted)
+
+
+def test_teachers_see_mixed_images_and_labels_and_priors_those_that_are_mixed() -> None:
+    class Prior:
+        seen: list[Tensor] = []  # noqa: RUF012
+
+        def of_images(self, x: Tensor) -> Tensor:
+            self.seen.append(x.detach().clone())
+            return x.square().mean()
+
+    spy, prior = Spy(), Prior()
+    made = run(steps=3, objective=Objective(spy=spy, prior=prior), labels="balanced", mixing=DataMixing())
+    for (_, batch), x in zip(spy.seen, prior.seen, strict=True):
+        pixels = make().input.denormalize(x)
+        mixed = (batch.images - pixels).abs().flatten(1).amax(1) > 1e-6
+        assert batch.labels is not None
+        assert batch.labels.shape == (4, 3)
+        torch.testing.assert_close(batch.labels.sum(1), torch.ones(4))
+        assert bool((batch.labels.max(1).values[~mixed] == 1).all())
+    shown = [batch.images for _, batch in spy.seen]
+    assert not all(torch.allclose(a, make().input.denormalize(x)) for a, x in zip(shown, prior.seen, strict=True))
+    assert made.labels is not None
+    assert made.labels.tolist() == [0, 1, 2, 0]
+
+
+def test_the_first_steps_are_coarse_and_then_adam_starts_over() -> None:
+    spy = Spy()
+    values: list[float] = []
+    run(
+        steps=5, coarse_steps=2, objective=Objective(spy=spy), schedule=Cosine(), learning_rate=0.3,
+        on_step=lambda step: values.append(step.values["loss"]),
+    )  # fmt: skip
+    assert [tuple(batch.images.shape[2:]) for _, batch in spy.seen] == [(3, 3)] * 2 + [(6, 6)] * 3
+    seen: list[Tensor] = []
+    run(
+        steps=5, coarse_steps=2, objective=Objective(spy=Spy()), schedule=Cosine(), learning_rate=0.3,
+        on_step=lambda step: seen.append(step.images() if step.images else torch.zeros(())),
+    )  # fmt: skip
+    moved = (make().input.normalize(seen[2]) - make().input.normalize(seen[1])).abs().max()
+    assert float(moved) == pytest.approx(0.3, rel=1e-3)  # the full rate again, Adam's first step
+
+
+@pytest.mark.parametrize("clip", ["never", "each step", "at the end"])
+def test_images_are_clipped_to_valid_pixels_when_it_is_said(clip: str) -> None:
+    ranges: list[tuple[float, float]] = []
+
+    def watch(step: Step) -> None:
+        assert step.images is not None
+        ranges.append((float(step.images().min()), float(step.images().max())))
+
+    made = run(steps=4, clip=clip, on_step=watch).images
+    valid = [low >= -1e-6 and high <= 1 + 1e-6 for low, high in ranges]
+    assert valid == {"never": [False] * 4, "each step": [True] * 4, "at the end": [False] * 3 + [True]}[clip]
+    assert bool(((made >= -1e-6) & (made <= 1 + 1e-6)).all()) == (clip != "never")
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_labels_are_balanced_over_the_set() -> None:
+    made = run(count=10, steps=1, labels="balanced")
+    assert made.labels is not None
+    assert made.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_labels_that_are_given_are_those_that_terms_see() -> None:
+    spy, given = Spy(), torch.tensor([2, 0, 1, 1, 2, 2])
+    made = run(count=6, steps=1, objective=Objective(spy=spy), labels=given)
+    assert made.labels is not None
+    assert torch.equal(made.labels, given)
+    first, second = (batch.labels for _, batch in spy.seen)
+    assert first is not None
+    assert second is not None
+    assert first.tolist() == [2, 0, 1, 1]
+    assert second.tolist()[:2] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.tensor([0, 1, 2, 3]), "labels 0 to 3: the teachers know classes 0 to 2"),
+        (torch.tensor([0, 1, -1, 2]), "labels -1 to 2"),
+        (torch.tensor([0, 1]), "expected 4 class indices"),
+        (torch.rand(4), "expected 4 class indices"),
+        ("even", "labels='even'"),
+    ],
+)
+@pytest.mark.traces  # some of these a shape check would catch before we answer
+def test_labels_that_do_not_fit_are_refused(labels: Any, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        run(labels=labels)
+
+
+class Poison:
+    """A term that is fine for some steps."""
+
+    per: Per = "batch"
+
+    def __init__(self, healthy: int, value: float) -> None:
+        self.left, self.value = healthy, value
+
+    def prepare(self, teacher: Teacher, *, seed: int) -> PreparedTerm:
+        def term(batch: Batch, outputs: TeacherOutputs) -> Tensor:
+            self.left -= 1
+            return batch.images.square().mean() * (self.value if self.left < 0 else 1.0)
+
+        return term
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_names_its_term_and_keeps_the_images_before_it(value: float) -> None:
+    seen: list[Tensor] = []
+
+    def healthy(left: int) -> Objective:
+        return Objective(good=Alignment(), bad=Poison(left, value))
+
+    def watch(step: Step) -> None:
+        assert step.images is not None
+        seen.append(step.images())
+
+    with pytest.raises(SynthesisError, match=rf"step 3 of batch 2: .* {value}, through term 'bad'; 8 images") as error:
+        run(count=12, steps=4, objective=healthy(6), on_step=watch)
+    kept = error.value.images
+    assert isinstance(kept, SyntheticSet)
+    assert kept.partial
+    assert torch.equal(kept.images[:4], seen[3])
+    assert torch.equal(kept.images[4:], seen[4])  # those whose loss was a number
+
+
+def test_the_time_left_is_told_after_the_first_steps_and_ends_at_nothing() -> None:
+    left: list[float | None] = []
+    run(steps=10, on_step=lambda step: left.append(step.seconds_left))
+    assert left[:3] == [None] * 3
+    assert all(isinstance(seconds, float) and seconds >= 0 for seconds in left[3:])
+    assert left[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [({"coarse_steps": 5}, "coarse_steps=5: expected fewer than the 5 steps"), ({"clip": "always"}, "clip='always'")],
+)
+@pytest.mark.traces
+def test_a_descent_that_makes_no_sense_is_refused(how: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        run(**how)
+
+
 @pytest.mark.usefixtures("small_batches")
 def test_every_step_is_told_with_the_loss_and_each_term() -> None:
     steps: list[Step] = []
@@ -232,7 +437,7 @@ def test_the_set_says_where_it_comes_from() -> None:
     assert made.images.dtype == torch.float32
     assert (made.recipe, made.seed, made.settings, made.partial) == ("mine", 5, {"steps": 5}, False)
     assert made.teachers == (teacher.fingerprint,)
-    assert made.plan == plan_for([teacher], steps=5).as_dict()
+    assert made.plan == plan_for([teacher], steps=5, count=3).as_dict()
     assert made.labels is None
 
 
@@ -260,32 +465,47 @@ def test_a_job_of_nothing_is_refused(changes: dict[str, int], said: str) -> None
 
 
 def test_teachers_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(TeacherError, match=r"different sizes: \[\(1, 6, 6\), \(1, 8, 8\)\]"):
-        run(make(), make(size=(1, 8, 8)))
     plain = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     without = Teacher.from_module(plain, size=(1, 6, 6), mean=(0.4,), std=(0.3,), classes=1)
     with pytest.raises(TeacherError, match="no BatchNorm layer"):
         run(without)
+    how = Descent(1, 0.1, Plateau())
     with pytest.raises(TeacherError, match="no teacher"):
-        invert(
-            [], Objective(a=Alignment()), count=1, steps=1, learning_rate=0.1, schedule=Plateau(), seed=0,
-            recipe="", settings={},
-        )  # fmt: skip
+        invert([], Objective(a=Alignment()), how, count=1, seed=0, recipe="", settings={})
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"classes": 4}, r"'one' knows 3 classes \(0, 1, 2, ...\) and 'other' 4"),
+        ({"classes": ("cat", "dog", "cow")}, ""),
+        ({"size": (2, 6, 6), "mean": (0.4, 0.4), "std": (0.3, 0.3)}, "'one' takes 1 colours and 'other' 2"),
+    ],
+)
+def test_a_zoo_agrees_on_classes_and_colours(other: dict[str, Any], said: str) -> None:
+    zoo = make(name="one"), make(name="other", **other)
+    if not said:  # numbers are nobody's names
+        assert len(run(*zoo, steps=1)) == 4
+        with pytest.raises(TeacherError, match=r"\(cat, dog, cow, ...\) and 'third' 3 \(cow, dog, cat, ...\)"):
+            run(zoo[1], make(name="third", classes=("cow", "dog", "cat")))
+        return
+    with pytest.raises(TeacherError, match=said):
+        run(*zoo)
 
 
 def test_the_plan_is_a_function_of_the_job_alone() -> None:
     teacher = make()
-    small = plan_for([teacher], steps=10)
-    assert small == plan_for([teacher], steps=10)
+    small = plan_for([teacher], steps=10, count=256)
+    assert small == plan_for([teacher], steps=10, count=256)
     assert (small.batch_size, small.dtype, small.compiled, small.torch) == (128, "float32", False, torch.__version__)
     assert "batches of 128, float32, not compiled" in small.sentence
 
 
 def test_a_long_job_is_compiled_where_that_is_possible_and_says_why_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "missing_for_compile", lambda: "")
-    assert plan_for([make()], steps=10**9).compiled
+    assert plan_for([make()], steps=10**9, count=4).compiled
     monkeypatch.setattr(planning, "missing_for_compile", lambda: "no compiler")
-    plan = plan_for([make()], steps=10**9)
+    plan = plan_for([make()], steps=10**9, count=4)
     assert (plan.compiled, plan.note) == (False, "no compiler")
     assert "not compiled (no compiler)" in plan.sentence
 
@@ -316,6 +536,8 @@ def test_terms_see_the_outputs_of_their_own_teacher() -> None:
 _COMPILED_AGAINST_EAGER = """
 import dfqlab, torch
 from dfqlab.synthesis import plan
+
+plan._faster_in_bfloat16 = lambda teacher: False
 
 def images(worth_compiling, steps):
     plan._WORTH_COMPILING = worth_compiling

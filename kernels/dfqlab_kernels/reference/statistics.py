@@ -54,9 +54,9 @@ def bn_activation_stats(
 ) -> tuple[Tensor, Tensor]:
     """`activation(x * scale + shift + residual)`, computed as moments are, and the moments of x."""
     z = torch.addcmul(along_channels(shift, x), x, along_channels(scale, x))
-    z = z if residual is None else z + residual
+    z = (z if residual is None else z + residual).to(x.dtype)  # both activations commute with rounding
     y = F.relu(z) if activation == "relu" else F.relu6(z) if activation == "relu6" else z
-    return y.to(x.dtype), channel_moments(x, per_sample)
+    return y, channel_moments(x, per_sample)
 
 
 def along_channels(values: Tensor, x: Tensor) -> Tensor:

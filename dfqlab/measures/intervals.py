@@ -1,4 +1,4 @@
-"""Numbers that judge: signal-to-noise ratio, and intervals around shares."""
+"""Intervals around shares, and around what two models differ by."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dfqlab.errors import DataError
-from dfqlab.statistics import Statistics
 
 _Z95 = 1.959963984540054
 
@@ -57,32 +56,3 @@ def paired_difference(a: Float[Tensor, "n"], b: Float[Tensor, "n"]) -> Interval:
     mean = float(difference.mean())
     half = _Z95 * float(difference.std(correction=1)) / math.sqrt(len(difference))
     return Interval(mean, mean - half, mean + half)
-
-
-def sqnr(reference: Float[Tensor, "*shape"], other: Float[Tensor, "*shape"]) -> float:
-    """Signal-to-quantization-noise ratio in dB: `10 log10(sum reference^2 / sum (reference - other)^2)`.
-
-    Infinite where both are equal; kept within 200 dB either way so that it can stand in a JSON file. Where a number is
-    NaN or infinite, nothing of the signal is left: -200 dB.
-
-    >>> import torch
-    >>> round(sqnr(torch.ones(4), torch.full((4,), 0.9)), 1)
-    20.0
-    """
-    signal = float(reference.double().square().sum())
-    noise = float((reference.double() - other.double()).square().sum())
-    if noise == 0:
-        return 200.0
-    if signal == 0 or not math.isfinite(noise):
-        return -200.0
-    return max(-200.0, min(200.0, 10 * (math.log10(signal) - math.log10(noise))))
-
-
-def batch_norm_distance(found: Statistics, remembered: Statistics) -> dict[str, float]:
-    """How far a batch moves each BatchNorm layer's mean from what it remembers, in remembered standard deviations.
-
-    The root of the mean over channels of `(mean - running_mean)^2 / running_var`, by layer.
-    """
-    found = found.over_batch()
-    moved = (found.mean - remembered.mean).square() / remembered.var.clamp(min=1e-12)
-    return {name: float(moved[remembered.layout.slice_of(name)].mean().sqrt()) for name in remembered.layout.names}

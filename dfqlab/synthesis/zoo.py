@@ -1,0 +1,59 @@
+"""Several teachers as one loss of images: each sees them in its own size and normalisation."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dfqlab.images import Batch
+from dfqlab.objective import Objective
+from dfqlab.statistics import ObservedTeacher
+from dfqlab.synthesis.plan import Plan
+from dfqlab.teachers import Teacher
+
+
+class Zoo:
+    """Teachers made ready for one objective, executed as the plan says."""
+
+    def __init__(self, teachers: Sequence[Teacher], objective: Objective, plan: Plan, *, seed: int) -> None:
+        self.teachers = tuple(teachers)
+        self.names = tuple(objective.terms)
+        self.losses = [_compiled(plan, _TeacherLoss(teacher, objective, plan, seed)) for teacher in teachers]
+
+    def __call__(self, images: Tensor, labels: Tensor | None, chosen: Sequence[int]) -> Mapping[str, Tensor]:
+        """Each term that reads what teachers say, averaged over the chosen ones (MixMix, eq. 6)."""
+        if not self.names:
+            return {}
+        coarse = images.shape[2:] != self.teachers[0].input.size[1:]
+        found = [self.losses[j](_resized(images, self.teachers[j], coarse=coarse), labels) for j in chosen]
+        return dict(zip(self.names, torch.stack(found).mean(0).unbind(), strict=True))
+
+
+class _TeacherLoss:
+    """The terms of an objective for one teacher, side by side in one tensor, as a function of images and labels."""
+
+    def __init__(self, teacher: Teacher, objective: Objective, plan: Plan, seed: int) -> None:
+        self.observed = ObservedTeacher(teacher, objective.per, torch.bfloat16 if plan.dtype == "bfloat16" else None)
+        self.prepared = objective.prepare(teacher, seed=seed)
+
+    def __call__(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        return torch.stack(list(self.prepared(Batch(images, labels), self.observed(images)).values()))
+
+
+def _resized(images: Tensor, teacher: Teacher, *, coarse: bool) -> Tensor:
+    """As large as the teacher takes them, half as large at a coarse step."""
+    height, width = teacher.input.size[1:]
+    size = (height // 2, width // 2) if coarse else (height, width)
+    if images.shape[2:] == size:
+        return images
+    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _compiled(plan: Plan, loss: _TeacherLoss) -> Callable[[Tensor, Tensor | None], Tensor]:
+    if not plan.compiled:
+        return loss
+    # The compiler looks for CUDA even where the work is on a CPU, and warns that it is not there.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    return torch.compile(loss, dynamic=False)
