@@ -6,7 +6,7 @@ lab.start("01")
 """
 
 from dfqlab.lab import widgets
-from dfqlab.lab.controls import Choice, Slider
+from dfqlab.lab.controls import Choice, Notches, Slider
 from dfqlab.lab.display import Drawing, show, source
 from dfqlab.lab.exercises import check
 from dfqlab.lab.interpreter import can_launch, import_triton
@@ -23,6 +23,7 @@ __all__ = [
     "Experiment",
     "Explorer",
     "Job",
+    "Notches",
     "Slider",
     "backward_traffic",
     "can_launch",

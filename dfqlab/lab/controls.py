@@ -60,6 +60,39 @@ class Slider:
 
 
 @dataclass(frozen=True)
+class Notches:
+    """One of a few numbers on a slider, such as powers of ten.
+
+    Attributes:
+        value: where it stands first.
+        positions: all of them, ascending.
+    """
+
+    value: float
+    positions: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if list(self.positions) != sorted(set(self.positions)):
+            raise ConfigurationError(f"the notches of a slider ascend, and these do not: {self.positions}")
+        if self.value not in self.positions:
+            raise ConfigurationError(f"{self.value!r} is none of the notches {', '.join(map(str, self.positions))}")
+
+    def widget(self, name: str) -> Any:
+        """The slider in a notebook; moves with the arrow keys."""
+        import ipywidgets
+
+        return ipywidgets.SelectionSlider(
+            options=[(f"{position:g}", position) for position in self.positions],
+            value=self.value,
+            description=name,
+            continuous_update=False,
+            tooltip="The arrow keys move it.",
+            style={"description_width": _NAME_WIDTH},
+            layout={"width": _WIDTH},
+        )
+
+
+@dataclass(frozen=True)
 class Choice:
     """One of a few names.
 
@@ -93,7 +126,7 @@ class Choice:
         )
 
 
-Control = Slider | Choice
+Control = Slider | Notches | Choice
 
 INDENT = "118px"  # where controls begin, behind their names
 _NAME_WIDTH = "110px"

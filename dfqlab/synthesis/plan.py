@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dfqlab.statistics.rewriting import rewrite
 from dfqlab.teachers import Teacher
@@ -71,6 +70,8 @@ def generator_for(seed: int, index: int) -> torch.Generator:
 
 def operations(teacher: Teacher) -> int:
     """Multiplications and additions that one image takes in matrix products and convolutions."""
+    from torch.utils.flop_counter import FlopCounterMode  # late: it loads Triton, where there is one
+
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         teacher(torch.zeros(1, *teacher.input.size, device=teacher.device))
     return int(counter.get_total_flops())

@@ -189,3 +189,31 @@ def test_a_check_says_not_yet_and_then_right(open_lesson: OpenLesson) -> None:
     lesson.run("l01-check-quantize")
     expect(verdict).to_contain_text("✓ Right", timeout=MILLISECONDS)
     expect(verdict).not_to_contain_text("Not yet")
+
+
+def test_an_inversion_comes_to_life_and_keeps_its_images_when_it_is_cancelled(open_lesson: OpenLesson) -> None:
+    lesson = open_lesson("03")
+    for cell in ("l03-start", "l03-noise"):
+        lesson.run(cell)
+    lesson.write("l03-widget", "experiment = lab.widgets.live_inversion(teacher, other, steps=600)\nexperiment")
+    lesson.run("l03-widget")
+    cell = lesson.cell("l03-widget")
+    run, cancel = (cell.get_by_role("button", name=name) for name in ("Run", "Cancel"))
+    status, readout = cell.get_by_role("status").first, cell.get_by_role("status").last
+    expect(run).to_be_visible(timeout=MILLISECONDS)
+    says(readout, "^Nothing inverted yet")
+
+    variation = cell.locator(".widget-slider", has_text="variation")
+    expect(variation.locator(".widget-readout")).to_have_text("0")
+    press(variation.get_by_role("slider"), "ArrowRight")
+    expect(variation.locator(".widget-readout")).to_have_text("0.001")
+    tab_to(run, at_most=12)
+    lesson.page.keyboard.press("Enter")
+    says(status, r"^running, at step \d+ of 600: loss [\d.]+, \d+ s left$")
+    first = says(readout, r"^Step \d+ of 600: of 32 images .* \+ variation")
+    expect(readout).not_to_have_text(first, timeout=MILLISECONDS)
+
+    press(cancel, "Enter")
+    step = says(status, r"^cancelled at step [1-9]\d* of 600$").split()[3]
+    says(readout, rf"^Step {step} of 600: of 32 images")
+    is_a_picture(cell.get_by_role("img"))

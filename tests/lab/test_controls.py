@@ -7,9 +7,14 @@ import ipywidgets
 import pytest
 
 from dfqlab.errors import ConfigurationError
-from dfqlab.lab.controls import Choice, Control, Slider
+from dfqlab.lab.controls import Choice, Control, Notches, Slider
 
-CONTROLS = [Slider(4, 2, 8), Slider(100, 20, 100, step=5, unit="%"), Choice("affine", ("symmetric", "affine"))]
+CONTROLS = [
+    Slider(4, 2, 8),
+    Slider(100, 20, 100, step=5, unit="%"),
+    Notches(0.1, (0.0, 0.01, 0.1, 1.0)),
+    Choice("affine", ("symmetric", "affine")),
+]
 
 
 def test_a_slider_takes_every_step_between_its_ends_and_no_other() -> None:
@@ -30,6 +35,19 @@ def test_a_slider_takes_every_step_between_its_ends_and_no_other() -> None:
 def test_a_slider_that_could_not_be_turned_is_refused(arguments: tuple[int, ...], said: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(said)):
         Slider(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("value", "positions", "said"),
+    [
+        (2.0, (0.0, 1.0), "2.0 is none of the notches 0.0, 1.0"),
+        (1.0, (1.0, 0.0), "ascend, and these do not"),
+        (1.0, (0.0, 1.0, 1.0), "ascend, and these do not"),
+    ],
+)
+def test_notches_that_could_not_be_turned_are_refused(value: float, positions: tuple[float, ...], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(said)):
+        Notches(value, positions)
 
 
 def test_a_choice_that_is_none_of_the_options_is_refused() -> None:
@@ -61,6 +79,8 @@ def test_the_widget_takes_exactly_the_positions(control: Control) -> None:
         assert widget.value == position
     if isinstance(control, Slider):
         assert (widget.min, widget.max, widget.step) == (control.low, control.high, control.step)
+    elif isinstance(control, Notches):
+        assert widget.options == (("0", 0.0), ("0.01", 0.01), ("0.1", 0.1), ("1", 1.0))
     else:
         assert widget.options == control.options
 
@@ -76,6 +96,7 @@ def test_a_number_typed_between_two_positions_becomes_the_nearer_one() -> None:
 
 
 def test_a_slider_waits_until_it_is_let_go() -> None:
-    widget = Slider(4, 2, 8).widget("bits")
-    assert isinstance(widget, ipywidgets.IntSlider)
-    assert widget.continuous_update is False
+    whole, notched = Slider(4, 2, 8).widget("bits"), Notches(1, (0, 1)).widget("label")
+    assert isinstance(whole, ipywidgets.IntSlider)
+    assert isinstance(notched, ipywidgets.SelectionSlider)
+    assert (whole.continuous_update, notched.continuous_update) == (False, False)

@@ -4,11 +4,11 @@ from typing import Any
 
 from dfqlab.errors import ConfigurationError, did_you_mean
 from dfqlab.lab.checks import Exercise, examine
-from dfqlab.lab.exercises import integer_grid, kernels, memory
+from dfqlab.lab.exercises import integer_grid, inversion, kernels, memory
 from dfqlab.lab.verdict import Verdict
 
 EXERCISES: dict[str, Exercise] = {
-    exercise.id: exercise for lesson in (integer_grid, memory, kernels) for exercise in lesson.EXERCISES
+    exercise.id: exercise for lesson in (integer_grid, memory, inversion, kernels) for exercise in lesson.EXERCISES
 }
 
 

@@ -2,7 +2,8 @@
 
 from dfqlab.lab.widgets.calibration import accuracy_by_width
 from dfqlab.lab.widgets.integer_grid import integer_grid
+from dfqlab.lab.widgets.inversion import live_inversion
 from dfqlab.lab.widgets.layers import layer_memory
 from dfqlab.lab.widgets.tiles import launched, tiles
 
-__all__ = ["accuracy_by_width", "integer_grid", "launched", "layer_memory", "tiles"]
+__all__ = ["accuracy_by_width", "integer_grid", "launched", "layer_memory", "live_inversion", "tiles"]
