@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 import dfqlab
+from benchmarks.accuracy import difference, quantized_right, right, summary
 from benchmarks.render import render
 from dfqlab.checkpoints import write_json
-from dfqlab.deployment import OnnxModel
 from dfqlab.images import ImageSource, Noise, StoredImages
-from dfqlab.measures import paired_difference, wilson
+from dfqlab.measures import wilson
 from dfqlab.teachers.names import DIGITS_NAMES
 
 RESULTS = Path(__file__).parent / "results"
@@ -54,23 +54,23 @@ def digits() -> dict[str, Any]:
     for name in DIGITS_NAMES:
         teacher = dfqlab.load_teacher(f"digits/{name}")
         chosen = _choose_width(teacher, train.images, test)
-        reference = _right(teacher, test)
-        right: dict[str, dict[str, list[Tensor]]] = {"chosen": {}, "W4A4": {}, "W8A8": {}}
+        reference = right(teacher, test)
+        found: dict[str, dict[str, list[Tensor]]] = {"chosen": {}, "W4A4": {}, "W8A8": {}}
         for seed in SEEDS:
             sources = _sources(teacher, train.images, seed)
             for label, width in (("chosen", chosen), ("W4A4", (4, 4)), ("W8A8", (8, 8))):
                 for source, images in sources.items():
-                    right[label].setdefault(source, []).append(_quantized_right(teacher, images, width, test))
-        means = {label: {s: torch.stack(r).mean(0) for s, r in by.items()} for label, by in right.items()}
+                    found[label].setdefault(source, []).append(quantized_right(teacher, images, width, test))
+        means = {label: {s: torch.stack(r).mean(0) for s, r in by.items()} for label, by in found.items()}
         rows.append(
             {
                 "teacher": teacher.name,
                 "teacher_accuracy": float(reference.mean()),
                 "width": "W{}A{}".format(*chosen),
-                "accuracy": {label: {s: _summary(r) for s, r in by.items()} for label, by in right.items()},
-                "zeroq_minus_clipped": _difference(means["chosen"]["zeroq"], means["chosen"]["clipped noise"]),
-                "zeroq_minus_real": _difference(means["chosen"]["zeroq"], means["chosen"]["real"]),
-                "w8a8_minus_teacher": _difference(means["W8A8"]["zeroq"], reference),
+                "accuracy": {label: {s: summary(r) for s, r in by.items()} for label, by in found.items()},
+                "zeroq_minus_clipped": difference(means["chosen"]["zeroq"], means["chosen"]["clipped noise"]),
+                "zeroq_minus_real": difference(means["chosen"]["zeroq"], means["chosen"]["real"]),
+                "w8a8_minus_teacher": difference(means["W8A8"]["zeroq"], reference),
             }
         )
         print(rows[-1], flush=True)
@@ -91,16 +91,16 @@ def cifar10() -> dict[str, Any]:
     teacher = dfqlab.load_teacher("cifar10/resnet20", checkpoint=folder / "resnet20.safetensors")
     test = dfqlab.load_data(folder / "test.npz")
     train = next(dfqlab.load_data(folder / "train-5000.npz").batches(COUNT))[0]
-    reference = _right(teacher, test)
+    reference = right(teacher, test)
     sources = _sources(teacher, train, SEEDS[0])
     rows = []
     for width in ((8, 8), (4, 4)):
-        right = {source: _quantized_right(teacher, images, width, test) for source, images in sources.items()}
+        found = {source: quantized_right(teacher, images, width, test) for source, images in sources.items()}
         rows.append(
             {
                 "width": "W{}A{}".format(*width),
-                "accuracy": {s: vars(wilson(int(r.sum()), len(r))) for s, r in right.items()},
-                "minus_teacher": {s: _difference(r, reference) for s, r in right.items()},
+                "accuracy": {s: vars(wilson(int(r.sum()), len(r))) for s, r in found.items()},
+                "minus_teacher": {s: difference(r, reference) for s, r in found.items()},
             }
         )
         print(rows[-1], flush=True)
@@ -118,11 +118,11 @@ def _choose_width(teacher: dfqlab.Teacher, train: Tensor, test: dfqlab.LabelledI
     sources = _sources(teacher, train, CHOOSING_SEED)
 
     def gain(width: tuple[int, int]) -> float:
-        right = {
-            s: _quantized_right(teacher, sources[s], width, test).mean() for s in ("zeroq", "clipped noise", "real")
+        found = {
+            s: quantized_right(teacher, sources[s], width, test).mean() for s in ("zeroq", "clipped noise", "real")
         }
-        near_real = right["zeroq"] >= right["real"] - 0.02
-        return float(right["zeroq"] - right["clipped noise"]) if near_real else -1.0
+        near_real = found["zeroq"] >= found["real"] - 0.02
+        return float(found["zeroq"] - found["clipped noise"]) if near_real else -1.0
 
     return max(WIDTHS, key=gain)
 
@@ -135,28 +135,6 @@ def _sources(teacher: dfqlab.Teacher, train: Tensor, seed: int) -> dict[str, Ima
         "zeroq": dfqlab.synthesize(teacher, "zeroq", count=COUNT, seed=seed),
         "real": StoredImages(train[order[:COUNT]]),
     }
-
-
-def _quantized_right(
-    teacher: dfqlab.Teacher, images: ImageSource, width: tuple[int, int], test: dfqlab.LabelledImages
-) -> Tensor:
-    model = dfqlab.quantize(teacher, images, weights=width[0], activations=width[1])
-    return _right(OnnxModel.of(model), test)
-
-
-def _right(model: OnnxModel | dfqlab.Teacher, test: dfqlab.LabelledImages) -> Tensor:
-    """1.0 for each image whose class the model names."""
-    return dfqlab.evaluate(model, test).correct.double()
-
-
-def _summary(right: list[Tensor]) -> dict[str, Any]:
-    """Accuracy of each seed, and the mean with the interval of the images."""
-    mean = _difference(torch.stack(right).mean(0), torch.zeros_like(right[0]))
-    return {"by_seed": [float(r.mean()) for r in right], **mean}
-
-
-def _difference(a: Tensor, b: Tensor) -> dict[str, float]:
-    return vars(paired_difference(a, b))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """benchmarks/README.md from the results files: no number in it is typed by hand."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import dsg_pages, mixmix_pages
+from benchmarks.markdown import points, share, table
 from dfqlab.checkpoints import write_bytes
 
 FOLDER = Path(__file__).parent
+PAPERS = (*mixmix_pages.PAGES, *dsg_pages.PAGES)
 SOURCES = ("noise", "clipped noise", "zeroq", "real")
 
 _BEGIN, _END = "<!-- from benchmarks/results, by `python -m benchmarks.render` -->", "<!-- end -->"
@@ -39,13 +41,13 @@ def _summary() -> str:
         return "not measured"
     result = json.loads(path.read_text())
     rows = [
-        [row["teacher"], f"{100 * row['teacher_accuracy']:.1f}", *(_share(row["accuracy"]["W4A4"][s]) for s in SOURCES)]
+        [row["teacher"], f"{100 * row['teacher_accuracy']:.1f}", *(share(row["accuracy"]["W4A4"][s]) for s in SOURCES)]
         for row in result["rows"]
     ]
     return (
         "Accuracy of the embedded networks at 4 bits, executed by onnxruntime, by what their ranges were calibrated "
         f"on: means over seeds {', '.join(map(str, result['seeds']))}, in per cent, with 95 % intervals over "
-        f"{result['images']} held-out digits.\n\n{_table(['teacher', 'float', *SOURCES], rows)}"
+        f"{result['images']} held-out digits.\n\n{table(['teacher', 'float', *SOURCES], rows)}"
     )
 
 
@@ -54,6 +56,7 @@ def page() -> str:
     sections = [
         _section("What calibration images are worth: embedded digits", "calibration_sources digits", _digits),
         _section("The same on CIFAR-10, ResNet-20", "calibration_sources cifar10", _cifar10),
+        *(page.section(FOLDER / "results") for page in PAPERS),
     ]
     return "\n".join([_HEAD, *sections])
 
@@ -70,8 +73,8 @@ def _digits(result: dict[str, Any]) -> str:
         widths = {"chosen": row["width"]} | ({} if row["width"] == "W4A4" else {"W4A4": "W4A4"})
         for label, width in widths.items():
             gains = ("zeroq_minus_clipped", "zeroq_minus_real", "w8a8_minus_teacher")
-            differences = [_points(row[gain]) for gain in gains] if label == "chosen" else [""] * 3
-            shares = [_share(row["accuracy"][label][source]) for source in SOURCES]
+            differences = [points(row[gain]) for gain in gains] if label == "chosen" else [""] * 3
+            shares = [share(row["accuracy"][label][source]) for source in SOURCES]
             rows.append([row["teacher"], f"{100 * row['teacher_accuracy']:.1f}", width, *shares, *differences])
     header = ["teacher", "float", "width", *SOURCES, "zeroq - clipped noise", "zeroq - real", "W8A8 zeroq - float"]
     return (
@@ -79,34 +82,21 @@ def _digits(result: dict[str, Any]) -> str:
         f"the one that seed {result['choosing_seed']} chose: the largest gain of ZeroQ over clipped noise among those "
         "where ZeroQ comes within two points of real images. Figures are means over seeds "
         f"{', '.join(map(str, result['seeds']))}, on {result['images']} held-out digits; differences are in points, "
-        f"paired over the images.\n\n{_table(header, rows)}"
+        f"paired over the images.\n\n{table(header, rows)}"
     )
 
 
 def _cifar10(result: dict[str, Any]) -> str:
-    shares = [[row["width"], *(_share(row["accuracy"][s]) for s in SOURCES)] for row in result["rows"]]
-    losses = [[row["width"], *(_points(row["minus_teacher"][s]) for s in SOURCES)] for row in result["rows"]]
+    shares = [[row["width"], *(share(row["accuracy"][s]) for s in SOURCES)] for row in result["rows"]]
+    losses = [[row["width"], *(points(row["minus_teacher"][s]) for s in SOURCES)] for row in result["rows"]]
     return (
         f"{result['teacher']}, {100 * result['teacher_accuracy']:.2f} in float. {result['calibration_images']} "
         f"calibration images, MSE ranges, nearest rounding, one seed, {result['images']:,} recompressed test "
         "images (published accuracies do not apply). All layers at the width of the row, the input at 8 bits, "
         "BatchNorm folded.\n\n"
-        f"{_table(['width', *SOURCES], shares)}\n\n"
-        f"Difference to the float teacher, in points, paired over the images:\n\n{_table(['width', *SOURCES], losses)}"
+        f"{table(['width', *SOURCES], shares)}\n\n"
+        f"Difference to the float teacher, in points, paired over the images:\n\n{table(['width', *SOURCES], losses)}"
     )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _share(interval: dict[str, float]) -> str:
-    return f"{100 * interval['value']:.1f} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
-
-
-def _points(interval: dict[str, float]) -> str:
-    return f"{100 * interval['value']:+.1f} [{100 * interval['low']:+.1f}, {100 * interval['high']:+.1f}]"
 
 
 if __name__ == "__main__":

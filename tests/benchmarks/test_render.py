@@ -3,6 +3,8 @@
 import pytest
 
 from benchmarks import render
+from benchmarks.paper_pages import command_of
+from benchmarks.zoo import ZOOS
 
 
 def test_the_page_is_the_one_that_the_results_files_make() -> None:
@@ -16,4 +18,11 @@ def test_the_readme_says_what_the_results_files_say() -> None:
 
 def test_a_table_without_a_results_file_says_not_measured(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(render, "FOLDER", tmp_path)
-    assert render.page().count("not measured") == 2
+    assert render.page().count("not measured") == 2 + 4 * len(render.PAPERS)
+
+
+def test_every_table_that_waits_for_a_gpu_has_a_line_in_its_tick_list() -> None:
+    text = (render.FOLDER.parent / "kernels" / "GPU.md").read_text()
+    for page in render.PAPERS:
+        for zoo in ZOOS:
+            assert f"] `{command_of(page.paper, page.table, zoo, 'full')}` — " in text

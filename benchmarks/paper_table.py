@@ -1,0 +1,119 @@
+"""The results file of one table of a paper, written after every row, and the command that makes it."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import zoo
+from benchmarks.image_sets import SIZES, ImageSets, Size, cpu_seconds, settings_of
+from benchmarks.paper_pages import cost
+from benchmarks.zoo import Zoo
+from dfqlab.checkpoints import write_json
+from dfqlab_kernels.bench.machine import results_folder, this_machine
+
+RESULTS = Path(__file__).parent / "results"
+
+Row = dict[str, Any]
+
+
+class Run:
+    """A table on its way: what it is made of, and the rows it has.
+
+    A results file of the same job (size, seeds, networks, settings of the recipes, torch) is gone on with: a row that
+    it has is not measured again. Another job's is begun anew.
+    """
+
+    def __init__(self, path: Path, networks: Zoo, size: Size, recipes: Mapping[str, Mapping[str, Any]]) -> None:
+        self.path, self.zoo, self.size, self.sets = path, networks, size, ImageSets(size)
+        self.on_write: Callable[[], None] = lambda: None
+        job = {
+            "zoo": networks.name,
+            "size": size.name,
+            "calibration_images": size.count,
+            "seeds": list(networks.seeds),
+            "test_images": len(networks.test),
+            "networks": {name: teacher.fingerprint for name, teacher in networks.networks.items()},
+            "recipes": {name: settings_of(name, asked) for name, asked in recipes.items()},
+            "torch": torch.__version__,
+        }
+        found = json.loads(path.read_text()) if path.exists() else {}
+        changed = [name for name, value in job.items() if name in found and found[name] != value]
+        if changed:
+            print(f"{path.name} is of another {' and '.join(changed)}: all rows are measured anew", flush=True)
+        self.result = found if found and not changed else {**job, "cpu_seconds": 0, "image_sets": {}, "rows": []}
+
+    def row(self, key: Mapping[str, str], measure: Callable[[], Row]) -> Row:
+        """The row of this key: the one that there is, or what is measured now."""
+        for row in self.result["rows"]:
+            if all(row.get(name) == value for name, value in key.items()):
+                found: Row = row
+                return found
+        before, spent = cpu_seconds(), self.sets.spent
+        row = {**key, **measure()}
+        self.result["rows"].append(row)
+        own = cpu_seconds() - before - (self.sets.spent - spent)
+        self.result["cpu_seconds"] = round(self.result["cpu_seconds"] + own, 1)
+        self.result["image_sets"] |= {name: round(seconds) for name, seconds in self.sets.seconds.items()}
+        self.result |= {"machine": this_machine().name, "date": date.today().isoformat()}
+        self._write()
+        print(f"{self.path.stem}: {', '.join(key.values())}", flush=True)
+        return row
+
+    def facts(self, **facts: Any) -> None:
+        """What the page says of the table beside its rows."""
+        before = dict(self.result)
+        self.result |= json.loads(json.dumps(facts))
+        if self.result["rows"] and self.result != before:
+            self._write()
+
+    def _write(self) -> None:
+        write_json(self.path, self.result)
+        self.on_write()
+
+    def width(self, target: str, rule: str, choose: Callable[[], str]) -> str:
+        """The width at which a target is quantized with a rule, chosen once."""
+        widths: dict[str, str] = self.result.setdefault("widths", {})
+        key = f"{target} {rule}"
+        if key not in widths:
+            widths[key] = choose()
+        return widths[key]
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of a paper.
+
+    Attributes:
+        measure: asks a run for its rows.
+        recipes: those that it uses.
+    """
+
+    measure: Callable[[Run], None]
+    recipes: tuple[str, ...]
+
+
+def make(paper: str, tables: Mapping[str, PaperTable], arguments: list[str] | None = None) -> None:
+    """The command of a paper's tables: measure one, and render the page."""
+    from benchmarks.render import render
+
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{paper}_tables")
+    parser.add_argument("table", choices=tables)
+    parser.add_argument("--size", choices=SIZES, default="cpu", help="cpu: half an hour on two cores; full: for a GPU")
+    parser.add_argument("--zoo", choices=zoo.ZOOS, default="digits", help="cifar10 needs $DFQLAB_DATA")
+    asked = parser.parse_args(arguments)
+    run = begin(paper, asked.table, tables[asked.table], SIZES[asked.size], zoo.load(asked.zoo, this_machine().kind))
+    run.on_write = render  # so that the page never says less than the results
+    tables[asked.table].measure(run)
+    print(f"{run.path.name} is complete: {cost(run.result):,.0f} CPU seconds", flush=True)
+
+
+def begin(paper: str, name: str, table: PaperTable, size: Size, networks: Zoo) -> Run:
+    """A run of a table, with what its results file has."""
+    steps = {recipe: {"steps": size.steps[recipe]} if recipe in size.steps else {} for recipe in table.recipes}
+    return Run(results_folder(RESULTS) / f"{paper}_{name}_{networks.name}_{size.name}.json", networks, size, steps)

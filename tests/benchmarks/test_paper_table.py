@@ -1,0 +1,72 @@
+"""A table is written row by row, and no row of the same job is measured twice."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import dsg_tables, image_sets, mixmix_tables, paper_table, render
+from benchmarks.paper_table import PaperTable, Run
+
+EVERY = [("mixmix", name) for name in mixmix_tables.TABLES] + [("dsg", name) for name in dsg_tables.TABLES]
+Begin = Callable[[str, str, PaperTable], Run]
+
+
+def table_of(paper: str, name: str) -> PaperTable:
+    return {"mixmix": mixmix_tables, "dsg": dsg_tables}[paper].TABLES[name]
+
+
+@pytest.mark.parametrize(("paper", "name"), EVERY)
+def test_a_table_is_measured_once_and_rendered(
+    paper: str, name: str, begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = table_of(paper, name)
+    run = begin(paper, name, table)
+    table.measure(run)
+    written = (tmp_path / f"{paper}_{name}_digits_cpu.json").read_text()
+    monkeypatch.setattr(paper_table, "write_json", lambda *_: pytest.fail("a row was measured twice"))
+    table.measure(begin(paper, name, table))
+    assert json.loads(written) == run.result
+    assert run.result["machine"]
+    assert run.result["image_sets"].keys() <= {path.name for path in image_sets.CACHE.iterdir()}
+    body = next(page for page in render.PAPERS if (page.paper, page.table) == (paper, name)).section(tmp_path)
+    assert f"    python -m benchmarks.{paper}_tables {name}\n" in body
+    assert "Size cpu: 4 images" in body
+    assert body.count("not measured") == 3
+    rows = [line for line in body.splitlines() if line.startswith("|")]
+    assert rows
+    assert not any("nan" in row for row in rows)
+
+
+def test_a_table_that_was_stopped_goes_on_with_the_next_row(begin: Begin, tmp_path: Path) -> None:
+    table = table_of("mixmix", "table1")
+    run = begin("mixmix", "table1", table)
+
+    def stop() -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    run.row({"judge": "one"}, lambda: {"loss": 1.0})
+    with pytest.raises(KeyboardInterrupt):
+        run.row({"judge": "two"}, stop)
+    again = begin("mixmix", "table1", table)
+    assert again.row({"judge": "one"}, stop)["loss"] == 1.0
+    assert again.row({"judge": "two"}, lambda: {"loss": 2.0})["loss"] == 2.0
+    assert [row["judge"] for row in json.loads(again.path.read_text())["rows"]] == ["one", "two"]
+
+
+def test_rows_of_other_settings_are_measured_anew(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = table_of("mixmix", "table1")
+    begin("mixmix", "table1", table).row({"judge": "one"}, lambda: {"loss": 1.0})
+    assert begin("mixmix", "table1", table).result["rows"]
+    assert begin("mixmix", "table1", replace(table, recipes=("zeroq",))).result["rows"] == []
+    assert "is of another recipes" in capsys.readouterr().out
+
+
+def test_the_command_says_which_tables_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        paper_table.make("mixmix", mixmix_tables.TABLES, ["table7"])
+    assert "table1" in capsys.readouterr().err
