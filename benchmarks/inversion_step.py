@@ -59,7 +59,7 @@ def main() -> None:
         entry["jobs"] = {recipe: jobs(recipe) for recipe in RECIPES}
         print(json.dumps(entry["jobs"], indent=2))
     else:
-        rounds = Stopwatch(machine.kind, rounds=40, fewest=12, seconds=60)
+        rounds = Stopwatch(machine.kind, rounds=40, fewest=15, seconds=60, flush=0)  # steady state: step after step
         entry["recipes"] = {recipe: measure(recipe, teacher, BATCH, rounds) for recipe in RECIPES}
         for recipe, result in entry["recipes"].items():
             for name, taken in result["times"].items():
@@ -67,6 +67,7 @@ def main() -> None:
                 print(f"{recipe:<14}{name:<44}{1e3 * taken['median']:>9.1f} ms  {ratio:>5.2f} times as fast as {HOOKS}")
     known[machine.slug] = entry
     write_json(path, {"devices": known})
+    print("python -m benchmarks.render rewrites benchmarks/README.md")
 
 
 def resnet20_teacher(device: str) -> dfqlab.Teacher:

@@ -1,11 +1,12 @@
 """What `benchmarks.inversion_step` measured, as a section of benchmarks/README.md."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import inversion_step
+from benchmarks.markdown import table
 
 MISSING = "not measured"
 Entry = dict[str, Any]
@@ -76,12 +77,12 @@ def section() -> str:
 
 def _device(entry: Entry) -> str:
     facts = ", ".join(f"{name} {version}" for name, version in entry["versions"].items())
-    parts = [f"{entry['device']['name']}; {entry['batch']} images of ResNet-20's size; {facts}; {entry['date']}.\n"]
+    parts = [f"{entry['device']['name']}; {entry['batch']} images of ResNet-20's size; {facts}; {entry['date']}."]
     if entry["device"]["kind"] == "cpu":
         rows = [[goal.what, goal.wish, goal.verdict(entry)] for goal in GOALS]
-        parts.append(_table(["what", "wanted", "measured"], rows))
+        parts.append(table(["what", "wanted", "measured"], rows))
     parts += [_steps(recipe, result) for recipe, result in entry.get("recipes", {}).items()]
-    return "\n".join([*parts, *([_jobs(entry["jobs"])] if "jobs" in entry else [])])
+    return "\n\n".join([*parts, *([_jobs(entry["jobs"])] if "jobs" in entry else [])]) + "\n"
 
 
 def _steps(recipe: str, result: Entry) -> str:
@@ -91,11 +92,11 @@ def _steps(recipe: str, result: Entry) -> str:
         [name, _milliseconds(taken), f"{hooks / taken['median']:.2f}x", str(launches.get(name) or "")]
         for name, taken in times.items()
     ]
-    parts = [_table([f"step of {recipe}, {result['teacher']}", "ms", "as fast as hooks", "launches"], rows)]
+    parts = [table([f"step of {recipe}, {result['teacher']}", "ms", "as fast as hooks", "launches"], rows)]
     if captured := result.get("captured gradient"):
         rows = [[name, _milliseconds(taken)] for name, taken in captured.items()]
-        parts.append(_table(["the gradient alone, as a CUDA graph and launched", "ms"], rows))
-    return "\n".join(parts)
+        parts.append(table(["the gradient alone, as a CUDA graph and launched", "ms"], rows))
+    return "\n\n".join(parts)
 
 
 def _jobs(jobs: dict[str, Any]) -> str:
@@ -122,14 +123,9 @@ def _jobs(jobs: dict[str, Any]) -> str:
     ]
     return (
         f"Whole jobs of {inversion_step.BATCH} images and {inversion_step.STEPS} steps, nothing compiled before, and "
-        f"short ones of {inversion_step.SHORT} steps:\n\n{_table(header, rows)}"
+        f"short ones of {inversion_step.SHORT} steps:\n\n{table(header, rows)}"
     )
 
 
 def _milliseconds(taken: dict[str, float]) -> str:
     return "{:.1f} [{:.1f}, {:.1f}]".format(*(1e3 * taken[name] for name in ("median", "low", "high")))
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

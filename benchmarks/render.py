@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import dsg_pages, mixmix_pages
+from benchmarks import dsg_pages, inversion_table, mixmix_pages
 from benchmarks.markdown import points, share, table
 from dfqlab.checkpoints import write_bytes
 
@@ -57,6 +57,7 @@ def page() -> str:
         _section("What calibration images are worth: embedded digits", "calibration_sources digits", _digits),
         _section("The same on CIFAR-10, ResNet-20", "calibration_sources cifar10", _cifar10),
         *(page.section(FOLDER / "results") for page in PAPERS),
+        inversion_table.section(),
     ]
     return "\n".join([_HEAD, *sections])
 

@@ -14,6 +14,8 @@ from dfqlab import checkpoints
 from dfqlab.errors import CheckpointError, DataError
 from dfqlab.teachers import InputSpec
 
+_AT_ONCE = 128  # images that are written together
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -85,7 +87,7 @@ class SyntheticSet(StoredImages):
         Raises:
             OutputError: the place cannot be written or the disk is full; what was there before is still there.
         """
-        self.save_parts(path, [self.images], len(self), self.labels)
+        self.save_parts(path, self.images.split(_AT_ONCE), len(self), self.labels)
 
     def save_parts(
         self,

@@ -1,5 +1,6 @@
 """An objective is a named, weighted sum of terms, and says what each of them was."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -73,6 +74,13 @@ class Objective:
         if strange := [n for n in weighted if n not in self.terms and n not in self.image_terms]:
             raise ConfigurationError(f"{strange[0]!r} is no term: it has neither prepare() and per, nor of_images()")
         self.weights: Mapping[str, float] = {n: weighted[n].weight for n in (*self.terms, *self.image_terms)}
+
+    @property
+    def description(self) -> dict[str, str]:
+        """Each term with its weight and its settings in words, the same in every process."""
+        terms = {**self.terms, **self.image_terms}
+        words = {name: re.sub(r" at 0x[0-9a-f]+", "", repr(term)) for name, term in terms.items()}
+        return {name: f"{self.weights[name]} {word}" for name, word in words.items()}
 
     @property
     def per(self) -> Per:

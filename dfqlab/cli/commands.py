@@ -38,9 +38,11 @@ def quantize(chosen: options.Quantize, command: str) -> None:
     checkpoint = _checkpoint(chosen)
     out, teacher = checkpoint.folder, _teacher(chosen)
     images = SyntheticSet.load(chosen.images) if chosen.images else None
-    judge, real = _real_data(chosen, teacher, len(images) if images else chosen.count)
+    judge, real = _real_data(chosen, teacher, chosen.count if images is None else len(images))
     settings = {} if chosen.steps is None else {"steps": chosen.steps}
     job = Job(teacher, spec, chosen.recipe, chosen.count, chosen.seed, settings, images, command, _zoo(chosen))
+    if chosen.overwrite:
+        checkpoint.clear()  # when everything that is needed has been read
     try:
         with terminal_progress() as on_step:
             report = run(job, out, judge=judge, real=real, checkpoint=checkpoint, on_step=on_step)
@@ -48,7 +50,7 @@ def quantize(chosen: options.Quantize, command: str) -> None:
         if (out / IMAGES_FILE).exists():
             kept = len(SyntheticSet.load(out / IMAGES_FILE))
             console.print(
-                f"Stopped. {kept} images as they were then are in {out / IMAGES_FILE}; to go on: {command} --resume\n"
+                f"Stopped. {kept} images as they were then are in {out / IMAGES_FILE}; to go on: {_resuming(command)}\n"
                 f"to quantize with them as they are: {command} --images {out / IMAGES_FILE} --out NEW",
                 soft_wrap=True,
             )
@@ -63,13 +65,15 @@ def synthesize_(chosen: options.Synthesize, command: str) -> None:
     checkpoint = _checkpoint(chosen)
     zoo = [_teacher(chosen), *_zoo(chosen)]
     settings: dict[str, Any] = {} if chosen.steps is None else {"steps": chosen.steps}
+    if chosen.overwrite:
+        checkpoint.clear()
     with terminal_progress() as on_step:
         images = synthesize(
             zoo, chosen.recipe, count=chosen.count, seed=chosen.seed, checkpoint=checkpoint, on_step=on_step, **settings
         )
     console.print(f"{len(images)} images{' (partial)' if images.partial else ''}: {checkpoint.folder / IMAGES_FILE}")
     if images.partial:
-        console.print(f"to go on: {command} --resume", soft_wrap=True)
+        console.print(f"to go on: {_resuming(command)}", soft_wrap=True)
         raise Cancelled
 
 
@@ -168,9 +172,13 @@ def _checkpoint(chosen: options.Quantize | options.Synthesize) -> Checkpoint:
         raise ConfigurationError("--overwrite starts over and --resume goes on: choose one")
     checkpoint = Checkpoint(Path(chosen.out), any_plan=chosen.any_plan)
     _check_directory(checkpoint.folder, may_hold_something=chosen.overwrite or chosen.resume)
-    if chosen.overwrite:
-        checkpoint.clear()
     return checkpoint
+
+
+def _resuming(command: str) -> str:
+    """The command that goes on with a run that this one began."""
+    words = [word for word in command.split(" ") if word not in ("--overwrite", "--resume")]
+    return " ".join([*words, "--resume"])
 
 
 def _real_data(

@@ -20,11 +20,13 @@ class MixMix:
 
     Alignment and cross-entropy read the mixed images, the priors those that are mixed. The rate and its schedule are
     the paper's (section 5). Its weights are "learned by gradient descent", which on bare factors drives all of them to
-    zero; the fixed ones here are ours, and `learned_weights` lets them move in a form that cannot vanish.
+    zero; the fixed ones here are ours, and `learned_weights` lets them move in a form that cannot vanish. The paper
+    takes 5,000 steps, some of them at half resolution (`coarse_steps`), on ImageNet; small images need neither.
     """
 
     learning_rate: float = 0.25
     steps: int = 500
+    coarse_steps: int = 0
     teachers_per_batch: int = 3  # m' of section 4.1; of a smaller zoo all
     mixing: bool = True
     alignment: float = 0.3
@@ -52,6 +54,7 @@ class MixMix:
             self.steps,
             self.learning_rate,
             Cosine(),
+            coarse_steps=self.coarse_steps,
             augmentation=Augmentation(jitter=self.jitter),
             mixing=DataMixing() if self.mixing else None,
             teachers_per_batch=self.teachers_per_batch,

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 import dfqlab_kernels
 from dfqlab.errors import TeacherError
@@ -42,8 +43,9 @@ class ObservedTeacher(nn.Module):
             if self.rewritten is None:
                 raise TeacherError(f"{teacher.name!r} cannot be followed by torch.fx, so it runs in its own type alone")
             for module in self.rewritten.modules():
-                if any(True for _ in module.parameters(recurse=False)):
-                    module.to(dtype)
+                for parameter in module.parameters(recurse=False):
+                    if not isinstance(module, BatchNorm):  # one that stays a module works in float32
+                        parameter.data = parameter.data.to(dtype)
         self.channels_last = self.rewritten is not None and _runs_faster_in_channels_last(teacher)
         if self.rewritten is not None and self.channels_last:
             self.rewritten.to(memory_format=torch.channels_last)

@@ -28,7 +28,7 @@ class Augmentation:
     smallest_crop: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.jitter < 0:
+        if not isinstance(self.jitter, int) or self.jitter < 0:
             raise ConfigurationError(f"jitter={self.jitter}: expected a number of pixels")
         for name in ("flip", "crop"):
             if not 0 <= getattr(self, name) <= 1:

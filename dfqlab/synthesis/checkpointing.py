@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,8 +40,18 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Forget what a job left here."""
-        for file in (self.folder / IMAGES_FILE, self.folder / _PROGRESS, *self.folder.glob(_BATCH.format("*"))):
-            file.unlink(missing_ok=True)
+        (self.folder / IMAGES_FILE).unlink(missing_ok=True)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove all but the set: the state first, so that a state never lacks the batches that it counts."""
+        (self.folder / _PROGRESS).unlink(missing_ok=True)
+        for pattern in (
+            _BATCH.format("*"),
+            *(f".{name}.*.part" for name in (IMAGES_FILE, _PROGRESS, _BATCH.format("*"))),
+        ):
+            for file in self.folder.glob(pattern):
+                file.unlink(missing_ok=True)
 
 
 class Kept:
@@ -52,8 +62,16 @@ class Kept:
         batches: how many are done.
     """
 
-    def __init__(self, checkpoint: Checkpoint | None, empty: SyntheticSet, count: int, labels: Tensor | None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint | None,
+        empty: SyntheticSet,
+        count: int,
+        labels: Tensor | None,
+        method: Mapping[str, Any],
+    ) -> None:
         self.checkpoint, self.empty, self.count, self.labels = checkpoint, empty, count, labels
+        self.method = dict(method)
         self.finished: SyntheticSet | None = None
         self.batches = 0
         self.in_memory: list[Tensor] = []
@@ -93,8 +111,7 @@ class Kept:
         count = sum(len(part) for part in self._parts())
         replace(self.empty, partial=partial).save_parts(path, self._parts(), count, self._labels(count))
         if not partial:
-            for file in (*map(self._batch_file, range(self.batches)), self.checkpoint.folder / _PROGRESS):
-                file.unlink(missing_ok=True)
+            self.checkpoint.tidy()
         return SyntheticSet.load(path)
 
     def _labels(self, count: int) -> Tensor | None:
@@ -118,24 +135,27 @@ class Kept:
 
     def _open(self, checkpoint: Checkpoint) -> None:
         finished, progress = checkpoint.folder / IMAGES_FILE, checkpoint.folder / _PROGRESS
-        if progress.exists():
+        found = SyntheticSet.load(finished) if finished.exists() else None
+        if found is not None and not found.partial:  # a partial one is what a stopped job has to show, and no more
+            self._check_same(_described(found, len(found), found.labels), finished)
+            self.finished = found
+            checkpoint.tidy()
+        elif progress.exists():
             tensors, facts = checkpoints.load(progress, kind=_KIND_PROGRESS)
             self._check_same(facts["job"], progress)
             self.batches = int(facts["batches"])
             self.stopped = (tensors, facts["run"]) if tensors else None
-        elif finished.exists():
-            found = SyntheticSet.load(finished)
-            self._check_same(_described(found, len(found), found.labels), finished)
-            self.finished = found
 
     def _description(self) -> dict[str, Any]:
-        return _described(self.empty, self.count, self.labels)
+        return {**_described(self.empty, self.count, self.labels), **self.method}
 
     def _check_same(self, found: dict[str, Any], path: Path) -> None:
         assert self.checkpoint is not None
         for name, ours in self._description().items():
-            theirs = found.get(name)
-            if theirs != ours and not (name == "plan" and self.checkpoint.any_plan):
+            theirs = found.get(name, ours)  # a finished set knows its settings, not the objective that they made
+            if name == "plan" and self.checkpoint.any_plan and theirs["batch_size"] == ours["batch_size"]:
+                continue
+            if theirs != ours:
                 raise CheckpointError(
                     f"{path} is of a job with {name} {theirs!r}, and this one has {ours!r}: it cannot go on from "
                     "there. Ask for that job again, or choose another folder"

@@ -20,11 +20,7 @@ _FARTHEST = math.log(100)  # how far a learned weight may go from the given one
 
 
 class NotFinite(Exception):
-    """The loss is NaN or infinite, through this term."""
-
-    def __init__(self, term: str, value: float) -> None:
-        super().__init__(term, value)
-        self.term, self.value = term, value
+    """The loss or the images are no numbers any more."""
 
 
 class LearnedWeights:
@@ -61,27 +57,30 @@ class BatchDescent:
         self.bounds = [(self.spec.normalize(torch.full_like(self.x[:1, :, :1, :1], end))).detach() for end in (0, 1)]
         self.index = 0
         self.clipped = False
-        self.last_finite = self.images()
+        self._last_finite = self.x.detach().clone()
         self._start_stage()
 
     def step(self) -> dict[str, float]:
         """One step of Adam; returns the loss and its terms before the step.
 
         Raises:
-            NotFinite: the loss is no number.
+            NotFinite: the loss, or what a step makes of the images, is no number.
         """
         if self.index and self.index == self.how.coarse_steps:
             self._start_stage()
         self.optimizer.zero_grad(set_to_none=True)
         values = self._values()
         loss = self.objective.total(values) if self.learned is None else self.learned.total(values)
-        told = {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in values.items()}
+        read = torch.stack([loss, *values.values()]).tolist()  # one wait for the device
+        told = dict(zip(("loss", *values), read, strict=True))
         if not math.isfinite(told["loss"]):
             term = next((name for name in values if not math.isfinite(told[name])), "loss")
-            raise NotFinite(term, told[term])
-        self.last_finite = self.images()
+            raise NotFinite(f"the loss became {told[term]}, through term {term!r}")
+        self._last_finite = self.x.detach().clone()
         loss.backward()
         self.optimizer.step()
+        if not bool(torch.isfinite(self.x).all()):
+            raise NotFinite("the images became NaN or infinite: the loss is a number, its gradient is none")
         if self.how.clip == "each step":
             self._clip()
         self.rate.step(told["loss"])
@@ -92,7 +91,14 @@ class BatchDescent:
 
     def images(self) -> Tensor:
         """A copy of the images as they are now, in pixel units."""
-        images = self.spec.denormalize(self.x.detach()).cpu()
+        return self._pixels(self.x.detach())
+
+    def last_finite(self) -> Tensor:
+        """The images of the last step that began with a loss that was a number."""
+        return self._pixels(self._last_finite)
+
+    def _pixels(self, x: Tensor) -> Tensor:
+        images = self.spec.denormalize(x).cpu()
         return images.clamp(0, 1) if self.clipped else images  # what the way back to pixels has rounded past their ends
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -120,7 +126,7 @@ class BatchDescent:
                 adam["state"].setdefault(int(number), {})[name] = tensor
         self.optimizer.load_state_dict(adam)
         self.rate.resume(facts["rate"])
-        self.last_finite = self.images()
+        self._last_finite = self.x.detach().clone()
 
     def _start_stage(self) -> None:
         coarse = self.index < self.how.coarse_steps

@@ -1,5 +1,6 @@
 """Inversion: optimise pixels until teachers take them for what they remember."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from dfqlab.images import SyntheticSet
 from dfqlab.objective import Objective
 from dfqlab.progress import Cancelled, OnStep, Step, ignore
 from dfqlab.synthesis.augmentation import Augmentation
-from dfqlab.synthesis.checkpointing import Checkpoint, Kept
+from dfqlab.synthesis.checkpointing import IMAGES_FILE, Checkpoint, Kept
 from dfqlab.synthesis.descent import BatchDescent, NotFinite
 from dfqlab.synthesis.mixing import DataMixing
 from dfqlab.synthesis.plan import generator_for, plan_for
@@ -59,7 +60,11 @@ class Descent:
     def __post_init__(self) -> None:
         if not isinstance(self.steps, int) or self.steps < 1:
             raise ConfigurationError(f"steps={self.steps!r}: expected an integer of at least 1")
-        if not 0 <= self.coarse_steps < self.steps:
+        if not self.learning_rate > 0 or not math.isfinite(self.learning_rate):
+            raise ConfigurationError(f"learning_rate={self.learning_rate}: expected a positive number")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigurationError(f"betas={self.betas}: expected two numbers in [0, 1)")
+        if not isinstance(self.coarse_steps, int) or not 0 <= self.coarse_steps < self.steps:
             raise ConfigurationError(f"coarse_steps={self.coarse_steps}: expected fewer than the {self.steps} steps")
         if self.clip not in ("never", "each step", "at the end"):
             raise ConfigurationError(f"clip={self.clip!r}: choose 'never', 'each step' or 'at the end'")
@@ -117,7 +122,6 @@ def invert(
     _check(teachers, count, descent, recipe)
     plan = plan_for(teachers, steps=descent.steps, count=count)
     labels = _labels(labels, count, len(teachers[0].classes), plan.batch_size)
-    zoo = Zoo(teachers, objective, plan, seed=seed)
     empty = SyntheticSet(
         images=torch.empty(0, *teachers[0].input.size),
         recipe=recipe,
@@ -126,9 +130,11 @@ def invert(
         plan=plan.as_dict(),
         teachers=tuple(teacher.fingerprint for teacher in teachers),
     )
-    kept = Kept(checkpoint, empty, count, None if labels is None else labels[:count])
+    method = {"objective": objective.description, "descent": repr(descent)}
+    kept = Kept(checkpoint, empty, count, None if labels is None else labels[:count], method)
     if kept.finished is not None:
         return kept.finished
+    zoo = Zoo(teachers, objective, plan, seed=seed)
     batches = -(-count // plan.batch_size)
     pace = _Pace(batches * descent.steps)
     note, partial = plan.sentence, False
@@ -146,11 +152,12 @@ def invert(
         except Cancelled:
             partial = (k + 1, run.index) != (batches, descent.steps)
         except NotFinite as error:
-            kept.add(run.last_finite, whole=False)
+            kept.add(run.last_finite(), whole=False)
             images = kept.collected(partial=True)
             raise SynthesisError(
-                f"step {run.index + 1} of batch {k + 1}: the loss became {error.value}, through term {error.term!r}; "
-                f"{len(images)} images from before it are kept. A smaller learning_rate may help",
+                f"step {run.index + 1} of batch {k + 1}: {error}; {len(images)} images from before it are kept"
+                + (f" in {checkpoint.folder / IMAGES_FILE}" if checkpoint else "")
+                + ". A smaller learning_rate may help",
                 images,
             ) from error
         if partial:
@@ -188,7 +195,7 @@ def _labels(labels: Labels, count: int, classes: int, batch_size: int) -> Int[Te
         if labels != "balanced":
             raise ConfigurationError(f"labels={labels!r}: give class indices, or 'balanced'")
         return torch.arange(padded) % classes
-    given = torch.as_tensor(labels)
+    given = torch.as_tensor(labels).cpu()
     if given.dim() != 1 or len(given) != count or given.is_floating_point():
         raise ConfigurationError(f"expected {count} class indices, one an image; got labels of {tuple(given.shape)}")
     low, high = int(given.min()), int(given.max())

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dfqlab.statistics.rewriting import rewrite
+from dfqlab.errors import TeacherError
+from dfqlab.statistics import ObservedTeacher
 from dfqlab.teachers import Teacher
 
 BATCH_SIZE = 128
@@ -91,4 +92,14 @@ def _faster_in_bfloat16(teacher: Teacher) -> bool:
     if teacher.device.type != "cpu" or not groups or max(groups) > 1:
         return False
     has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.13 may not know
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16")) and rewrite(teacher, "batch") is not None
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16")) and _runs_in_bfloat16(teacher)
+
+
+def _runs_in_bfloat16(teacher: Teacher) -> bool:
+    """Whether the network, rewritten, takes bfloat16: one that computes with buffers of its own may not."""
+    try:
+        with torch.no_grad():
+            ObservedTeacher(teacher, "batch", torch.bfloat16)(torch.zeros(2, *teacher.input.size))
+    except (TeacherError, RuntimeError):
+        return False
+    return True

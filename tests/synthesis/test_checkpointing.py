@@ -177,6 +177,71 @@ def test_another_plan_goes_on_where_that_is_allowed_alone(tmp_path: Path, monkey
     assert made.plan["torch"] == "0.0.1"
 
 
+def test_another_objective_or_descent_of_one_name_is_refused(tmp_path: Path) -> None:
+    def go(objective: Objective, how: Descent, on_step: OnStep = ignore) -> SyntheticSet:
+        job: dict[str, Any] = {"recipe": "r", "settings": {}, "count": 4, "seed": 0}
+        return invert([make()], objective, how, **job, checkpoint=Checkpoint(tmp_path, 0), on_step=on_step)
+
+    how = Descent(3, 0.1, Cosine())
+    go(Objective(bn=Alignment()), how, at(1, Cancelled))
+    with pytest.raises(CheckpointError, match=r"objective .*distance='squared'.* and this one has .*distance='kl'"):
+        go(Objective(bn=Alignment(distance="kl")), how)
+    with pytest.raises(CheckpointError, match=r"descent .*learning_rate=0\.1.* and this one has .*learning_rate=0\.2"):
+        go(Objective(bn=Alignment()), replace(how, learning_rate=0.2))
+    assert not go(Objective(bn=Alignment()), how).partial
+
+
+def test_another_size_of_batches_is_refused_under_any_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, on_step=at(9, Cancelled))
+    monkeypatch.setattr(planning, "BATCH_SIZE", 2)
+    with pytest.raises(CheckpointError, match=r"'batch_size': 4.*'batch_size': 2"):
+        invert(
+            [make()], Objective(bn=Alignment()), Descent(2, 0.1, Cosine()), recipe="mine", settings={"a": (1, 2)},
+            count=COUNT, seed=3, checkpoint=Checkpoint(tmp_path, any_plan=True),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_a_job_that_dies_while_it_tidies_up_has_its_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    whole, unlink, done = run(), Path.unlink, 0
+
+    def dying(path: Path, missing_ok: bool = False) -> None:
+        nonlocal done
+        done += 1
+        if done > after:
+            raise Killed
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", dying)
+        try:
+            run(tmp_path)
+        except Killed:
+            assert after < 4  # the state and three batches
+    again = run(tmp_path)
+    assert torch.equal(again.images, whole.images)
+    assert [path.name for path in tmp_path.iterdir()] == [IMAGES_FILE]
+
+
+def test_a_partial_set_without_a_state_is_started_over(tmp_path: Path) -> None:
+    run(tmp_path, on_step=at(9, Cancelled))
+    for path in tmp_path.iterdir():
+        if path.name != IMAGES_FILE:
+            path.unlink()
+    made = run(tmp_path)
+    assert not made.partial
+    assert torch.equal(made.images, run().images)
+
+
+def test_what_a_killed_write_left_is_cleared_away(tmp_path: Path) -> None:
+    run(tmp_path, on_step=at(9, Cancelled))
+    (tmp_path / f".{IMAGES_FILE}.abc.part").write_bytes(b"half")
+    run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [IMAGES_FILE]
+
+
 def test_clearing_forgets_a_job_and_nothing_else(tmp_path: Path) -> None:
     run(tmp_path, on_step=at(9, Cancelled))
     (tmp_path / "mine.txt").write_text("keep")

@@ -19,9 +19,10 @@ from dfqlab.synthesis import plan as planning
 from dfqlab.synthesis.checkpointing import Checkpoint
 from dfqlab.synthesis.inversion import Descent, Labels, invert
 from dfqlab.synthesis.mixing import DataMixing
-from dfqlab.synthesis.plan import generator_for, plan_for
+from dfqlab.synthesis.plan import Plan, generator_for, plan_for
 from dfqlab.synthesis.schedules import Cosine, Plateau, Schedule
 from dfqlab.synthesis.terms import Alignment
+from dfqlab.synthesis.zoo import Zoo
 from dfqlab.teachers import Teacher
 
 
@@ -347,6 +348,69 @@ def test_a_loss_that_is_no_number_stops_names_its_term_and_keeps_the_images_befo
     assert kept.partial
     assert torch.equal(kept.images[:4], seen[3])
     assert torch.equal(kept.images[4:], seen[4])  # those whose loss was a number
+
+
+@pytest.mark.parametrize("index", [2, 4])
+def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_images(index: int) -> None:
+    class Kink:
+        """Its value is 0, the gradient of its root is infinite, and infinity times zero is no number."""
+
+        per: Per = "batch"
+
+        def prepare(self, teacher: Teacher, *, seed: int) -> PreparedTerm:
+            calls = iter(range(1, 100))
+            return lambda batch, outputs: (
+                (0 * batch.images if next(calls) == index else batch.images.exp()).sqrt().mean()
+            )
+
+    seen: list[Tensor] = []
+    with pytest.raises(SynthesisError, match=f"step {index} of batch 1: the images became NaN") as error:
+        run(steps=4, objective=Objective(kink=Kink()), on_step=lambda step: seen.append(step.images()))  # type: ignore[misc]
+    kept = error.value.images
+    assert isinstance(kept, SyntheticSet)
+    assert torch.isfinite(kept.images).all()
+    assert torch.equal(kept.images, seen[-1])
+
+
+def test_each_teacher_is_compiled_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch counts compilations by code object and silently stops compiling after eight."""
+    compiled: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
+    plan = Plan(4, "float32", True, torch.__version__)
+    for _ in range(2):
+        Zoo([make(k) for k in range(5)], Objective(alignment=Alignment()), plan, seed=0)
+    assert len({id(function.__code__) for function in compiled}) == 10
+
+
+def test_a_network_that_cannot_run_in_bfloat16_runs_in_float32() -> None:
+    class Normalises(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.full((1, 1, 1, 1), 0.4))
+            self.scale = nn.Parameter(torch.ones(1))
+            self.body = make().module
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.body((x - self.mean) * self.scale)
+            return logits
+
+    own = Teacher.from_module(Normalises(), size=(1, 6, 6), mean=(0.4,), std=(0.3,), classes=3)
+    assert planning._runs_in_bfloat16(make())
+    assert not planning._runs_in_bfloat16(own)
+
+
+def test_bfloat16_leaves_batch_norms_numbers_in_float32_and_changes_the_rest_little() -> None:
+    teacher = make()
+    images = torch.rand(8, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    half, full = ObservedTeacher(teacher, dtype=torch.bfloat16), ObservedTeacher(teacher)
+    assert half.rewritten is not None
+    assert {b.dtype for name, b in half.rewritten.named_buffers() if name.startswith("affine")} == {torch.float32}
+    used = {name: p.dtype for name, p in half.rewritten.named_parameters() if not name.startswith("1.")}
+    assert set(used.values()) == {torch.bfloat16}
+    found, expected = half(images), full(images)
+    assert (found.logits.dtype, found.statistics.mean.dtype) == (torch.float32, torch.float32)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(found.statistics.mean, expected.statistics.mean, rtol=0.05, atol=0.02)
 
 
 def test_the_time_left_is_told_after_the_first_steps_and_ends_at_nothing() -> None:

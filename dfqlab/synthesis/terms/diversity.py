@@ -15,11 +15,11 @@ def sample_correlation(features: Float[Tensor, "n *d"]) -> Float[Tensor, ""]:
     """How correlated samples are, in 0..1: the mean over pairs i != j of `K_ij^2`, K the Gram matrix of unit rows.
 
     This stands for DSG's sample correlation inhibition (eq. 9), which compares K's eigenvalues and eigenvectors with
-    those of random vectors. In as many dimensions as an image has these are all but orthogonal: K is the identity, its
-    eigenvalues are 1, and `sum over i of (lambda_i - 1)^2 = sum over i != j of K_ij^2`. So this is eq. 9's distance of
-    eigenvalues, squared. Its eigenvectors are left out: where K is near the identity, which is what the loss asks for,
-    they are arbitrary and their gradient has no bound. The gradient of this is finite everywhere and, in K, zero at the
-    identity alone.
+    those of random vectors. In many more dimensions than there are samples these are all but orthogonal: K is the
+    identity, its eigenvalues are 1, and `sum over i of (lambda_i - 1)^2 = sum over i != j of K_ij^2`. So this is
+    eq. 9's distance of eigenvalues, squared. Its eigenvectors are left out: where K is near the identity, which is what
+    the loss asks for, they are arbitrary and their gradient has no bound. The gradient of this is finite everywhere
+    and, in K, zero at the identity alone.
 
     Args:
         features: one row a sample; all but the first dimension count as one.
