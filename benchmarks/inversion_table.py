@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks import inversion_step
@@ -65,9 +66,9 @@ def _goals_of(recipe: str) -> list[StepGoal]:
 GOALS = [goal for recipe in inversion_step.RECIPES for goal in _goals_of(recipe)]
 
 
-def section() -> str:
+def section(results: Path) -> str:
     """The section, with "not measured" where there is no results file."""
-    path = inversion_step.RESULTS / "inversion_step.json"
+    path = results / "inversion_step.json"
     head = "## Inversion\n\n    python -m benchmarks.inversion_step\n    python -m benchmarks.inversion_step jobs\n"
     if not path.exists():
         return f"{head}\n{MISSING}\n"

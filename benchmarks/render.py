@@ -57,7 +57,7 @@ def page() -> str:
         _section("What calibration images are worth: embedded digits", "calibration_sources digits", _digits),
         _section("The same on CIFAR-10, ResNet-20", "calibration_sources cifar10", _cifar10),
         *(page.section(FOLDER / "results") for page in PAPERS),
-        inversion_table.section(),
+        inversion_table.section(FOLDER / "results"),
     ]
     return "\n".join([_HEAD, *sections])
 

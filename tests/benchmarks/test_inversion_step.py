@@ -21,7 +21,8 @@ def test_every_way_of_writing_the_step_goes_down_the_same_losses(recipe: str, mo
     hooks = losses[inversion_step.HOOKS]
     assert len(set(hooks)) == 3  # it moves
     for found in losses.values():
-        assert found == pytest.approx(hooks, rel=1e-3)
+        assert found[0] == pytest.approx(hooks[0], rel=1e-5)
+        assert found == pytest.approx(hooks, rel=5e-3)  # Adam's first steps have one length, however small a gradient
 
 
 def test_an_untrained_teacher_stands_in_where_there_are_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,31 +54,30 @@ def entry(half: float = 0.1) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def page(monkeypatch: pytest.MonkeyPatch, folder: Path, *entries: dict[str, Any]) -> str:
-    monkeypatch.setattr(inversion_step, "RESULTS", folder)
+def page(folder: Path, *entries: dict[str, Any]) -> str:
     if entries:
         devices = {str(number): entry for number, entry in enumerate(entries)}
         (folder / "inversion_step.json").write_text(json.dumps({"devices": devices}))
-    return inversion_table.section()
+    return inversion_table.section(folder)
 
 
-def test_nothing_is_invented_where_nothing_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert page(monkeypatch, tmp_path).endswith("\n\nnot measured\n")
-    assert page(monkeypatch, tmp_path, entry()).count("| not measured |") == len(inversion_table.GOALS) - 3
+def test_nothing_is_invented_where_nothing_was_measured(tmp_path: Path) -> None:
+    assert page(tmp_path).endswith("\n\nnot measured\n")
+    assert page(tmp_path, entry()).count("| not measured |") == len(inversion_table.GOALS) - 3
 
 
 @pytest.mark.parametrize(("half", "said"), [(0.1, "6, reached"), (0.15, "4, missed")])
-def test_a_goal_is_reached_or_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, half: float, said: str) -> None:
-    shown = page(monkeypatch, tmp_path, entry(half))
+def test_a_goal_is_reached_or_missed(tmp_path: Path, half: float, said: str) -> None:
+    shown = page(tmp_path, entry(half))
     assert f"| a step of zeroq: dfqlab, bfloat16, times as fast as written directly | at least 5 | {said} |" in shown
     assert "| dfqlab, float32 | 300.0 [300.0, 300.0] | 2.00x |  |" in shown
 
 
-def test_whole_jobs_are_told_with_their_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_whole_jobs_are_told_with_their_plan(tmp_path: Path) -> None:
     job = {
         "whole": 60.0, "direct": 240.0, "compiled": True, "dtype": "bfloat16", "short starts": 3.5, "short": 0.2,
         "short direct": 0.5,
     }  # fmt: skip
-    shown = page(monkeypatch, tmp_path, entry() | {"jobs": {"zeroq": job}})
+    shown = page(tmp_path, entry() | {"jobs": {"zeroq": job}})
     assert "| zeroq | compiled, bfloat16 | 60 | 240 | 4.00x | 3.5 | 2.50x |" in shown
     assert "until its first step is done | at most 3 | 3.5, missed |" in shown
