@@ -21,7 +21,7 @@ def test_every_way_of_writing_the_step_goes_down_the_same_losses(recipe: str, mo
     hooks = losses[inversion_step.HOOKS]
     assert len(set(hooks)) == 3  # it moves
     for found in losses.values():
-        assert found[0] == pytest.approx(hooks[0], rel=1e-5)
+        assert found[0] == pytest.approx(hooks[0], rel=1e-3)  # scripts take the variation of rolled images
         assert found == pytest.approx(hooks, rel=5e-3)  # Adam's first steps have one length, however small a gradient
 
 
