@@ -117,10 +117,10 @@ class SlackAlignment:
     def margins(self, teacher: Teacher, *, seed: int) -> tuple[Float[Tensor, " total"], Float[Tensor, " total"]]:
         """Delta and gamma of eq. 6, each repeated for all channels of its layer, packed as `remembered` is."""
         target = remembered(teacher)
-        mean, var = _statistics_of_noise(teacher, self.gaussian_images, seed)
+        found = _statistics_of_noise(teacher, self.gaussian_images, seed)
         gaps = (
-            (mean - target.mean).abs(),
-            ((var + self.epsilon).sqrt() - (target.var + self.epsilon).sqrt()).abs(),
+            (found.mean - target.mean).abs(),
+            ((found.var + self.epsilon).sqrt() - (target.var + self.epsilon).sqrt()).abs(),
         )
         channels = list(target.layout.channels)
         delta, gamma = (
@@ -169,8 +169,8 @@ def _weights(how: Alignment, mean: Tensor, layers: int) -> Tensor:
     return ((1 + first) * emphasis / n).to(mean)
 
 
-def _statistics_of_noise(teacher: Teacher, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance of every BatchNorm's input over `count` images of N(0, 1), a part of them at a time."""
+def _statistics_of_noise(teacher: Teacher, count: int, seed: int) -> Statistics:
+    """The statistics of every BatchNorm's input over `count` images of N(0, 1), a part of them at a time."""
     observed = ObservedTeacher(teacher, "sample")
     generator = generator_for(seed, -1)  # a stream that no batch of a job has
     parts = []
@@ -178,9 +178,10 @@ def _statistics_of_noise(teacher: Teacher, count: int, seed: int) -> tuple[Tenso
         for start in range(0, count, _AT_ONCE):
             x = torch.randn(min(_AT_ONCE, count - start), *teacher.input.size, generator=generator)
             parts.append(observed(teacher.input.denormalize(x.to(teacher.device))).statistics)
-    mean = torch.cat([part.mean for part in parts])
-    var = torch.cat([part.var for part in parts])
-    return mean.mean(0), var.mean(0) + mean.var(0, correction=0)
+    mean, var, input_mean, input_var = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("mean", "var", "input_mean", "input_var")
+    )
+    return Statistics(mean, var, observed.layout, input_mean, input_var).over_batch()
 
 
 def _check_emphasis(per: Per, emphasis: Emphasis | None) -> None:
