@@ -99,8 +99,12 @@ class ImageSets:
             "teachers": [teacher.fingerprint for teacher in teachers],
             "seed": seed,
             "count": self.size.count,
-            "plan": plan_for(teachers, steps=every["steps"], count=self.size.count).as_dict(),
-            "device": teachers[0].device.type,
+            "plan": plan_for(
+                teachers,
+                steps=every["steps"],
+                count=self.size.count,
+                teachers_per_batch=every.get("teachers_per_batch"),
+            ).as_dict(),
         }
         return f"{recipe}-{hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:16]}"
 

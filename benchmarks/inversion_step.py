@@ -32,7 +32,7 @@ from dfqlab.recipes.deepinversion import DeepInversion
 from dfqlab.recipes.zeroq import ZeroQ
 from dfqlab.synthesis import plan as planning
 from dfqlab.synthesis.descent import BatchDescent
-from dfqlab.synthesis.plan import Plan, generator_for, plan_for
+from dfqlab.synthesis.plan import Execution, Plan, generator_for, plan_for
 from dfqlab.synthesis.zoo import Zoo
 from dfqlab.teachers.cifar_networks import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_SIZE, CIFAR10_STD, resnet20
 from dfqlab_kernels.bench.machine import results_folder, this_machine
@@ -105,11 +105,14 @@ def steps_of(recipe: str, teacher: dfqlab.Teacher, batch: int) -> dict[str, Call
     """One step of Adam by each way of writing it; returns the loss before the step."""
     direct = DIRECT[recipe]
     plan = plan_for([teacher], steps=STEPS, count=batch)
-    compiled, half = (replace(plan, compiled=True, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    eager, compiled, half = (
+        replace(plan, networks=(Execution(dtype, compiled),))
+        for dtype, compiled in (("float32", False), ("float32", True), ("bfloat16", True))
+    )
     steps = {
         HOOKS: _direct(recipe, teacher, batch, direct(teacher)),
         "hooks, parameters frozen": _direct(recipe, teacher, batch, direct(teacher, frozen=True)),
-        EAGER: _ours(recipe, teacher, batch, replace(plan, compiled=False, dtype="float32")),
+        EAGER: _ours(recipe, teacher, batch, eager),
     }
     if not planning.missing_for_compile():
         frozen = torch.compile(direct(teacher, frozen=True), dynamic=False)
@@ -155,7 +158,8 @@ def one_job(recipe: str, kind: str) -> None:
     )
     taken = time.perf_counter() - start
     if kind == "whole":
-        print(json.dumps({"whole": taken, "compiled": made.plan["compiled"], "dtype": made.plan["dtype"]}))
+        (how,) = made.plan["networks"]
+        print(json.dumps({"whole": taken, "compiled": how["compiled"], "dtype": how["dtype"]}))
     else:
         print(json.dumps({"short starts": ends[0] - start, "short": (ends[-1] - ends[0]) / (SHORT - 1)}))
 
@@ -208,7 +212,7 @@ def _with_definitions(step: Callable[[], float]) -> Callable[[], float]:
 
 def gradient_of(recipe: str, teacher: dfqlab.Teacher, batch: int) -> Callable[[], Tensor]:
     """The gradient of the terms that read the teacher, which a CUDA graph can hold."""
-    plan = replace(plan_for([teacher], steps=1, count=batch), compiled=False, dtype="float32")
+    plan = plan_for([teacher], steps=1, count=batch)  # too short to be compiled
     objective = RECIPES[recipe].objective
     zoo = Zoo([teacher], objective, plan, seed=0)
     labels = _labels(teacher, batch).to(teacher.device)

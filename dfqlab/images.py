@@ -67,7 +67,7 @@ class SyntheticSet(StoredImages):
         recipe: the name of the recipe that made them.
         seed: its seed.
         settings: the recipe's settings.
-        plan: the execution plan (batch size, dtype, compiled, torch version).
+        plan: the execution plan (batch size, device, torch version; type and compilation of each network).
         teachers: fingerprints of the networks that they were made from.
         partial: whether the job was cancelled before its last step.
     """

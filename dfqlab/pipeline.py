@@ -35,7 +35,7 @@ from dfqlab.recipes import synthesize
 from dfqlab.report import CertificateSummary, Diversity, ImagesMade, Pictures, RunReport, Sizes, SourceRow, write_report
 from dfqlab.statistics import ObservedTeacher, remembered
 from dfqlab.synthesis.checkpointing import IMAGES_FILE, Checkpoint
-from dfqlab.synthesis.plan import BATCH_SIZE
+from dfqlab.synthesis.plan import BATCH_SIZE, Plan
 from dfqlab.teachers import Teacher
 
 ONNX_FILE = "model.onnx"
@@ -317,7 +317,6 @@ class _Recorder:
     def summary(self, images: SyntheticSet) -> ImagesMade:
         """What the report says of how the images were made; a set made before tells no losses."""
         every = max(1, len(self.losses) // 500)
-        plan = images.plan
         return ImagesMade(
             recipe=images.recipe,
             count=len(images),
@@ -325,7 +324,7 @@ class _Recorder:
             steps=int(images.settings.get("steps", 0)),
             seconds=self.seconds,
             partial=images.partial,
-            plan=", ".join(f"{name} {value}" for name, value in plan.items() if value != ""),
+            plan=Plan.from_dict(images.plan).sentence if images.plan else "",
             first_loss=self.losses[0][1] if self.losses and self.losses[0][0] == 1 else None,  # else it was resumed
             last_loss=self.losses[-1][1] if self.losses else None,
             loss_curve=tuple(self.losses[::every]),

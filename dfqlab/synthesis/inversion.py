@@ -120,7 +120,7 @@ def invert(
         SynthesisError: a loss became NaN or infinite; it says of which term, and has the last finite images.
     """
     _check(teachers, count, descent, recipe)
-    plan = plan_for(teachers, steps=descent.steps, count=count)
+    plan = plan_for(teachers, steps=descent.steps, count=count, teachers_per_batch=descent.teachers_per_batch)
     labels = _labels(labels, count, len(teachers[0].classes), plan.batch_size)
     empty = SyntheticSet(
         images=torch.empty(0, *teachers[0].input.size),

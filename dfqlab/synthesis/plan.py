@@ -3,20 +3,43 @@
 import hashlib
 import shutil
 import sysconfig
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dfqlab.errors import TeacherError
 from dfqlab.statistics import ObservedTeacher
 from dfqlab.teachers import Teacher
 
 BATCH_SIZE = 128
-_WORTH_COMPILING = 1e11  # operations a BatchNorm layer; below, compiling costs more time than it saves (measured)
+_WORTH_COMPILING = (
+    4e8  # elements through a BatchNorm layer of a job; below, compiling costs more than it saves (measured)
+)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How one network of a job is executed.
+
+    Attributes:
+        dtype: of convolutions and activations; statistics and images are float32 whatever it is.
+        compiled: whether torch.compile is used.
+        note: why one that is worth compiling is not compiled, or "".
+    """
+
+    dtype: str
+    compiled: bool
+    note: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """As a few words."""
+        return f"{self.dtype}, " + ("compiled" if self.compiled else f"not compiled{self.note and f' ({self.note})'}")
 
 
 @dataclass(frozen=True)
@@ -25,42 +48,57 @@ class Plan:
 
     Attributes:
         batch_size: images optimised together.
-        dtype: of convolutions and activations; statistics and images are float32 whatever it is.
-        compiled: whether torch.compile is used.
+        device: "cpu" or "cuda".
         torch: its version; another one may give other bytes.
-        note: why a job that is worth compiling is not compiled, or "".
+        networks: how each is executed, in the order of the teachers.
     """
 
     batch_size: int
-    dtype: str
-    compiled: bool
+    device: str
     torch: str
-    note: str = ""
+    networks: tuple[Execution, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON can hold them."""
-        return asdict(self)
+        """The fields as JSON gives them back."""
+        return asdict(self) | {"networks": [asdict(network) for network in self.networks]}
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> "Plan":
+        """The plan that `as_dict` wrote."""
+        return cls(**{**facts, "networks": tuple(Execution(**network) for network in facts["networks"])})
 
     @property
     def sentence(self) -> str:
-        """The plan as one line for the terminal."""
-        how = "compiled" if self.compiled else "not compiled" + (f" ({self.note})" if self.note else "")
-        return f"batches of {self.batch_size}, {self.dtype}, {how}, torch {self.torch}"
+        """The plan as one line for the terminal; where networks differ, how many are executed which way."""
+        alike = Counter(network.sentence for network in self.networks)
+        how = "; ".join(
+            f"{count} of {len(self.networks)} {how}" if len(alike) > 1 else how for how, count in alike.items()
+        )
+        return f"batches of {self.batch_size}, {how}, torch {self.torch}"
 
 
-def plan_for(teachers: Sequence[Teacher], *, steps: int, count: int) -> Plan:
+def plan_for(teachers: Sequence[Teacher], *, steps: int, count: int, teachers_per_batch: int | None = None) -> Plan:
     """The plan of an inversion: a function of teachers, steps, images and kind of CPU, never of free memory or load.
 
-    A job is compiled where that takes less time than it saves. A compiled one runs in bfloat16 where that is faster: on
-    a CPU with instructions for it, and where no teacher has grouped convolutions, which bfloat16 makes slower.
+    On a CPU a network is compiled where that takes less time than it saves. What it saves is passes over what goes
+    through BatchNorm layers; what it takes goes with their number. A compiled one runs in bfloat16 where that is
+    faster: on a CPU with instructions for it, and without grouped convolutions, which bfloat16 makes slower.
     """
     batch_size = min(BATCH_SIZE, count)
     images = steps * batch_size * -(-count // batch_size)
-    worth_it = any(operations(t) * images / max(1, len(t.batch_norms)) > _WORTH_COMPILING for t in teachers)
-    missing = missing_for_compile() if worth_it else ""
-    compiled = worth_it and not missing
-    half = compiled and all(_faster_in_bfloat16(teacher) for teacher in teachers)
-    return Plan(batch_size, "bfloat16" if half else "float32", compiled, torch.__version__, missing)
+    share = min(1.0, (teachers_per_batch or len(teachers)) / len(teachers))  # of the batches a network sees
+    networks = tuple(_execution(teacher, images * share) for teacher in teachers)
+    return Plan(batch_size, teachers[0].device.type, torch.__version__, networks)
+
+
+def _execution(teacher: Teacher, images: float) -> Execution:
+    """How a network is executed that sees so many images."""
+    layers = max(1, len(teacher.batch_norms))
+    if teacher.device.type != "cpu" or images * elements(teacher) / layers < _WORTH_COMPILING:
+        return Execution("float32", compiled=False)
+    if missing := missing_for_compile():
+        return Execution("float32", compiled=False, note=missing)
+    return Execution("bfloat16" if _faster_in_bfloat16(teacher) else "float32", compiled=True)
 
 
 def generator_for(seed: int, index: int) -> torch.Generator:
@@ -69,13 +107,21 @@ def generator_for(seed: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def operations(teacher: Teacher) -> int:
-    """Multiplications and additions that one image takes in matrix products and convolutions."""
-    from torch.utils.flop_counter import FlopCounterMode  # late: it loads Triton, where there is one
+def elements(teacher: Teacher) -> int:
+    """How many numbers of one image go through BatchNorm layers."""
+    found: list[int] = []
 
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        teacher(torch.zeros(1, *teacher.input.size, device=teacher.device))
-    return int(counter.get_total_flops())
+    def count(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        found.append(args[0].numel())
+
+    handles = [teacher.module.get_submodule(name).register_forward_pre_hook(count) for name in teacher.batch_norms]
+    try:
+        with torch.no_grad():
+            teacher(torch.zeros(1, *teacher.input.size, device=teacher.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sum(found)
 
 
 def missing_for_compile() -> str:
@@ -89,7 +135,7 @@ def missing_for_compile() -> str:
 
 def _faster_in_bfloat16(teacher: Teacher) -> bool:
     groups = [module.groups for module in teacher.module.modules() if isinstance(module, nn.Conv2d)]
-    if teacher.device.type != "cpu" or not groups or max(groups) > 1:
+    if not groups or max(groups) > 1:
         return False
     has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.13 may not know
     return bool(has.get("avx512_bf16") or has.get("amx_bf16")) and _runs_in_bfloat16(teacher)

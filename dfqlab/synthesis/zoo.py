@@ -11,7 +11,7 @@ from torch import Tensor
 from dfqlab.images import Batch
 from dfqlab.objective import Objective
 from dfqlab.statistics import ObservedTeacher
-from dfqlab.synthesis.plan import Plan
+from dfqlab.synthesis.plan import Execution, Plan
 from dfqlab.teachers import Teacher
 
 
@@ -21,7 +21,10 @@ class Zoo:
     def __init__(self, teachers: Sequence[Teacher], objective: Objective, plan: Plan, *, seed: int) -> None:
         self.teachers = tuple(teachers)
         self.names = tuple(objective.terms)
-        self.losses = [_compiled(plan, _TeacherLoss(teacher, objective, plan, seed)) for teacher in teachers]
+        self.losses = [
+            _executed(how, _TeacherLoss(teacher, objective, how, seed))
+            for teacher, how in zip(teachers, plan.networks, strict=True)
+        ]
 
     def __call__(self, images: Tensor, labels: Tensor | None, chosen: Sequence[int]) -> Mapping[str, Tensor]:
         """Each term that reads what teachers say, averaged over the chosen ones (MixMix, eq. 6)."""
@@ -35,10 +38,10 @@ class Zoo:
 class _TeacherLoss:
     """The terms of an objective for one teacher, side by side in one tensor, as a function of images and labels."""
 
-    def __init__(self, teacher: Teacher, objective: Objective, plan: Plan, seed: int) -> None:
-        # Compiled for a CPU, statistics of samples and their pooling are faster than those of the batch (measured).
-        per = "sample" if plan.compiled and teacher.device.type == "cpu" else objective.per
-        self.observed = ObservedTeacher(teacher, per, torch.bfloat16 if plan.dtype == "bfloat16" else None)
+    def __init__(self, teacher: Teacher, objective: Objective, how: Execution, seed: int) -> None:
+        # Compiled (for a CPU), statistics of samples and their pooling are faster than those of the batch (measured).
+        per = "sample" if how.compiled else objective.per
+        self.observed = ObservedTeacher(teacher, per, torch.bfloat16 if how.dtype == "bfloat16" else None)
         self.prepared = objective.prepare(teacher, seed=seed)
 
     def __call__(self, images: Tensor, labels: Tensor | None) -> Tensor:
@@ -54,8 +57,8 @@ def _resized(images: Tensor, teacher: Teacher, *, coarse: bool) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _compiled(plan: Plan, loss: _TeacherLoss) -> Callable[[Tensor, Tensor | None], Tensor]:
-    if not plan.compiled:
+def _executed(how: Execution, loss: _TeacherLoss) -> Callable[[Tensor, Tensor | None], Tensor]:
+    if not how.compiled:
         return loss
     # The compiler looks for CUDA even where the work is on a CPU, and warns that it is not there.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)

