@@ -2,6 +2,7 @@
 
     python -m benchmarks.inversion_step        # ResNet-20, 128 images; on the GPU where there is one
     python -m benchmarks.inversion_step jobs   # whole jobs, compilation included, and how soon a short one starts
+    python -m benchmarks.inversion_step zoo    # 256 MixMix images of three CIFAR-10 networks; needs $DFQLAB_DATA
 
 Two recipes, `zeroq` and `deepinversion`. All ways of writing one compute the same loss from the same images, in turn
 within each round. With $DFQLAB_DATA the teacher is the trained one, else an untrained one: a step costs the same.
@@ -11,6 +12,7 @@ one entry for each device.
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -43,6 +45,7 @@ BATCH, STEPS = 128, 500
 HOOKS, COMPILED_HOOKS = "hooks", "hooks, parameters frozen, torch.compile"
 OURS, HALF, EAGER = "dfqlab, float32", "dfqlab, bfloat16", "dfqlab, float32, not compiled"
 RECIPES: dict[str, ZeroQ | DeepInversion] = {"zeroq": ZeroQ(steps=STEPS), "deepinversion": DeepInversion(steps=STEPS)}
+IMAGES_OF_A_ZOO, STEPS_OF_A_ZOO = 256, 1000
 FEW, SHORT = 12, 40  # steps of a job that are timed after the first, and of a job that is too short to compile
 
 
@@ -55,7 +58,10 @@ def main() -> None:
     facts = {"device": machine.as_dict(), "versions": machine.versions, "code": machine.code, "batch": BATCH}
     entry = known.get(machine.slug, {}) | facts | {"date": date.today().isoformat()}
     teacher = resnet20_teacher(machine.kind)
-    if sys.argv[1:] == ["jobs"]:
+    if sys.argv[1:] == ["zoo"]:
+        entry["zoo"] = _in_a_process("zoo_job()")
+        print(json.dumps(entry["zoo"], indent=2))
+    elif sys.argv[1:] == ["jobs"]:
         entry["jobs"] = {recipe: jobs(recipe) for recipe in RECIPES}
         print(json.dumps(entry["jobs"], indent=2))
     else:
@@ -131,14 +137,19 @@ def jobs(recipe: str) -> dict[str, Any]:
     "direct": as many steps as scripts write them, from the time of a few. "short starts": until the first step of a job
     of 40 steps is done; "short" and "short direct": such a step.
     """
-    code = f"from benchmarks import inversion_step as b; b.one_job({recipe!r}, KIND)"
     found: dict[str, Any] = {}
     for kind in ("whole", "direct", "short"):
-        with tempfile.TemporaryDirectory() as cache:  # so that nothing was compiled before
-            environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "TORCHINDUCTOR_FX_GRAPH_CACHE": "0"}
-            command = [sys.executable, "-c", code.replace("KIND", repr(kind))]
-            output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-        found |= json.loads(output.splitlines()[-1])
+        found |= _in_a_process(f"one_job({recipe!r}, {kind!r})")
+    return found
+
+
+def _in_a_process(call: str) -> dict[str, Any]:
+    """What a function of this module prints in a process of its own, in which nothing was compiled before."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "TORCHINDUCTOR_FX_GRAPH_CACHE": "0"}
+        command = [sys.executable, "-c", f"from benchmarks import inversion_step; inversion_step.{call}"]
+        output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    found: dict[str, Any] = json.loads(output.splitlines()[-1])
     return found
 
 
@@ -162,6 +173,24 @@ def one_job(recipe: str, kind: str) -> None:
         print(json.dumps({"whole": taken, "compiled": how["compiled"], "dtype": how["dtype"]}))
     else:
         print(json.dumps({"short starts": ends[0] - start, "short": (ends[-1] - ends[0]) / (SHORT - 1)}))
+
+
+def zoo_job() -> None:
+    """256 MixMix images of three CIFAR-10 networks, compilation included; prints seconds, CPU seconds and memory."""
+    from benchmarks import zoo  # late: it loads real images, which no other job here needs
+
+    cifar10 = zoo.load("cifar10")
+    names = cifar10.without(cifar10.held_out[0])
+    start, before = time.perf_counter(), time.process_time()
+    made = dfqlab.synthesize(cifar10.of(names), "mixmix", count=IMAGES_OF_A_ZOO, seed=0, steps=STEPS_OF_A_ZOO)
+    found = {
+        "networks": names,
+        "executed": [Execution(**how).sentence for how in made.plan["networks"]],
+        "seconds": time.perf_counter() - start,
+        "cpu seconds": time.process_time() - before,
+        "peak GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,  # of all that the process did
+    }
+    print(json.dumps(found))
 
 
 def _per_step(step: Callable[[], float]) -> float:

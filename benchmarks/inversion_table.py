@@ -63,13 +63,18 @@ def _goals_of(recipe: str) -> list[StepGoal]:
     ]
 
 
-GOALS = [goal for recipe in inversion_step.RECIPES for goal in _goals_of(recipe)]
+GOALS = [
+    *(goal for recipe in inversion_step.RECIPES for goal in _goals_of(recipe)),
+    StepGoal("256 MixMix images of three networks, 1,000 steps: minutes", 15, lambda e: e["zoo"]["seconds"] / 60, True),
+    StepGoal("the same job: GiB of memory at its peak", 2, lambda e: float(e["zoo"]["peak GiB"]), True),
+]
 
 
 def section(results: Path) -> str:
     """The section, with "not measured" where there is no results file."""
     path = results / "inversion_step.json"
     head = "## Inversion\n\n    python -m benchmarks.inversion_step\n    python -m benchmarks.inversion_step jobs\n"
+    head += "    python -m benchmarks.inversion_step zoo\n"
     if not path.exists():
         return f"{head}\n{MISSING}\n"
     entries = json.loads(path.read_text())["devices"].values()
@@ -83,7 +88,9 @@ def _device(entry: Entry) -> str:
         rows = [[goal.what, goal.wish, goal.verdict(entry)] for goal in GOALS]
         parts.append(table(["what", "wanted", "measured"], rows))
     parts += [_steps(recipe, result) for recipe, result in entry.get("recipes", {}).items()]
-    return "\n\n".join([*parts, *([_jobs(entry["jobs"])] if "jobs" in entry else [])]) + "\n"
+    parts += [_jobs(entry["jobs"])] if "jobs" in entry else []
+    parts += [_zoo(entry["zoo"])] if "zoo" in entry else []
+    return "\n\n".join(parts) + "\n"
 
 
 def _steps(recipe: str, result: Entry) -> str:
@@ -125,6 +132,15 @@ def _jobs(jobs: dict[str, Any]) -> str:
     return (
         f"Whole jobs of {inversion_step.BATCH} images and {inversion_step.STEPS} steps, nothing compiled before, and "
         f"short ones of {inversion_step.SHORT} steps:\n\n{table(header, rows)}"
+    )
+
+
+def _zoo(job: dict[str, Any]) -> str:
+    how = "; ".join(f"{name} {said}" for name, said in zip(job["networks"], job["executed"], strict=True))
+    return (
+        f"{inversion_step.IMAGES_OF_A_ZOO} MixMix images of three networks of CIFAR-10 in "
+        f"{inversion_step.STEPS_OF_A_ZOO:,} steps, nothing compiled before: {job['seconds'] / 60:.1f} minutes, "
+        f"{job['cpu seconds'] / 60:.1f} CPU minutes, {job['peak GiB']:.2f} GiB at the peak ({how})."
     )
 
 

@@ -81,3 +81,16 @@ def test_whole_jobs_are_told_with_their_plan(tmp_path: Path) -> None:
     shown = page(tmp_path, entry() | {"jobs": {"zeroq": job}})
     assert "| zeroq | compiled, bfloat16 | 60 | 240 | 4.00x | 3.5 | 2.50x |" in shown
     assert "until its first step is done | at most 3 | 3.5, missed |" in shown
+
+
+def test_a_job_of_a_zoo_is_told_with_how_each_network_was_executed(tmp_path: Path) -> None:
+    job = {
+        "networks": ["a", "b"], "executed": ["bfloat16, compiled", "float32, not compiled"], "seconds": 600.0,
+        "cpu seconds": 1080.0, "peak GiB": 2.5,
+    }  # fmt: skip
+    shown = page(tmp_path, entry() | {"zoo": job})
+    assert "1,000 steps: minutes | at most 15 | 10, reached |" in shown
+    assert "GiB of memory at its peak | at most 2 | 2.5, missed |" in shown
+    assert (
+        "10.0 minutes, 18.0 CPU minutes, 2.50 GiB at the peak (a bfloat16, compiled; b float32, not compiled)." in shown
+    )

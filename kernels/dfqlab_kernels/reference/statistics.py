@@ -32,19 +32,19 @@ def merge_moments(moments: Sequence[Tensor], correction: int) -> tuple[Tensor, T
     Of parts with counts n, means m and sums M: `mean = m_0 + sum n (m - m_0) / N` and
     `var = (sum M + sum n (m - mean)^2) / (N - correction)` (Chan et al. 1983).
     """
-    counts, means, squares = zip(*(_whole(part) for part in moments), strict=True)
-    return torch.cat(means, -1), torch.cat(squares, -1) / (torch.cat(counts, -1) - correction)
+    count, mean, squares = torch.cat([_whole(part) for part in moments], -1)
+    return mean, squares / (count - correction)
 
 
-def _whole(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Count, mean and sum of squared deviations of each channel, (groups, c), from those of its parts."""
+def _whole(moments: Tensor) -> Tensor:
+    """Count, mean and sum of squared deviations of each channel, (3, groups, c), from those of its parts."""
     if moments.shape[2] == 1:
-        count, mean, squares = moments[:, :, 0]
-        return count, mean, squares
+        return moments[:, :, 0]
     count, mean, squares = moments
     first = mean[:, :1]
     whole = first + (count * (mean - first)).sum(1, keepdim=True) / count.sum(1, keepdim=True)
-    return count.sum(1), whole[:, 0], squares.sum(1) + (count * (mean - whole).square()).sum(1)
+    deviations = squares.sum(1) + (count * (mean - whole).square()).sum(1)
+    return torch.stack([count.sum(1), whole[:, 0], deviations])
 
 
 def bn_activation_stats(
@@ -155,21 +155,4 @@ def _two_passes(x: Tensor, reduced: list[int], count: int) -> tuple[Tensor, Tens
 
 def _to_values(x: Tensor, mean: Tensor, to_mean: Tensor, to_squares: Tensor, count: int) -> Tensor:
     """The gradient of moments, for each value they were taken of."""
-    constant, factor = (to_mean / count).reshape(mean.shape), (2 * to_squares).reshape(mean.shape)
-    if torch.compiler.is_compiling():
-        constant, factor = _computed_first(constant), _computed_first(factor)
-    return torch.addcmul(constant, x - mean, factor)
-
-
-@torch.library.custom_op("dfqlab::computed_first", mutates_args=())
-def _computed_first(x: Tensor) -> Tensor:
-    """A copy that a compiler does not look into: what x is made of is computed once, not again for each of its readers.
-
-    Inductor would put the gradient of every statistic, with its divisions, into the loop over all values of x.
-    """
-    return x.clone()
-
-
-@_computed_first.register_fake
-def _(x: Tensor) -> Tensor:
-    return torch.empty_like(x)
+    return torch.addcmul((to_mean / count).reshape(mean.shape), x - mean, (2 * to_squares).reshape(mean.shape))
