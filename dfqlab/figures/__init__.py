@@ -8,6 +8,7 @@ from dfqlab.figures.inversion import image_rows, inversion_progress
 from dfqlab.figures.lines import batch_norm_view, loss_curve
 from dfqlab.figures.memory import layer_statistics, running_statistic, value_ranges
 from dfqlab.figures.mixing import mixing_rows
+from dfqlab.figures.opinions import mixed_opinions
 from dfqlab.figures.pictures import coming_to_life, image_grid
 from dfqlab.figures.roofline import RooflinePoint, roofline
 from dfqlab.figures.stairs import channel_ranges, staircase
@@ -31,6 +32,7 @@ __all__ = [
     "layer_statistics",
     "loss_curve",
     "matrix_view",
+    "mixed_opinions",
     "mixing_rows",
     "number_line",
     "projection_panels",

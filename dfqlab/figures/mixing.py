@@ -41,7 +41,7 @@ def mixing_rows(
     """
     if len(labels) != len(first):
         raise DataError(f"{len(first)} rows need as many pairs of labels, got {len(labels)}")
-    boxes = [_box_of(part) for part in mask]
+    boxes = [box_of(part) for part in mask]
     betas = mask.float().mean((1, 2)).tolist()
     cell = (page_width() - _LABELS) // len(_COLUMNS) - GAP
     drawn = mask.to(first.dtype)[:, None].expand_as(first)
@@ -56,23 +56,21 @@ def mixing_rows(
         one, other = (printable(name, 14) for name in pair)
         page.write_right(f"{1 - beta:.2f} × {one}\n{beta:.2f} × {other}", row)
     figure = page.figure()
-    scale = (page.width - 2) / first.shape[-1], (page.height - 2) / first.shape[-2]
     for row, box in enumerate(boxes):
         if box is None:
             continue
-        left, top, width, height = box
         for column in (0, 3):
-            x, y = page.corner(row, column)
-            outline = Rectangle(
-                (x + 1 + left * scale[0], y + 1 + top * scale[1]), width * scale[0], height * scale[1],
-                facecolor="none", edgecolor=COLORS["mixmix"], linewidth=2.4, linestyle="--" if column == 0 else "-",
-            )  # fmt: skip
-            figure.axes[0].add_patch(outline)
+            corner, tile = page.corner(row, column), (page.height, page.width)
+            figure.axes[0].add_patch(outline(box, first.shape[-2:], tile, corner, dashed=column == 0))
     return figure
 
 
-def _box_of(mask: Tensor) -> tuple[int, int, int, int] | None:
-    """Left, top, width and height in pixels; nothing where no pixel is inside."""
+def box_of(mask: Tensor) -> tuple[int, int, int, int] | None:
+    """Left, top, width and height in pixels; nothing where no pixel is inside.
+
+    Raises:
+        DataError: ones that fill no box, or anything but ones and zeros.
+    """
     inside = mask.detach().cpu() != 0
     if not inside.any():
         return None
@@ -81,6 +79,30 @@ def _box_of(mask: Tensor) -> tuple[int, int, int, int] | None:
     if not (mask.detach().cpu()[top:bottom, left:right] == 1).all():
         raise DataError("a mask is 1 inside one box and 0 outside of it")
     return left, top, right - left, bottom - top
+
+
+def outline(
+    box: tuple[int, int, int, int],
+    image: Sequence[int],
+    tile: Sequence[int],
+    corner: tuple[int, int] = (0, 0),
+    *,
+    dashed: bool = False,
+) -> Rectangle:
+    """A box around the second image, to be drawn over a tile.
+
+    Args:
+        box: as `box_of` gives it, in pixels of the image.
+        image, tile: height and width of the image, and of the tile that `to_tiles` made of it, hairline and all.
+        corner: where the tile's upper left corner lies.
+        dashed: where the second image is still to come.
+    """
+    left, top, width, height = box
+    down, across = ((drawn - 2) / size for drawn, size in zip(tile, image, strict=True))
+    return Rectangle(
+        (corner[0] + 1 + left * across, corner[1] + 1 + top * down), width * across, height * down,
+        facecolor="none", edgecolor=COLORS["mixmix"], linewidth=2.4, linestyle="--" if dashed else "-",
+    )  # fmt: skip
 
 
 def _sentence(betas: Sequence[float]) -> str:

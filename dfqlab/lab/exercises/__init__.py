@@ -4,11 +4,13 @@ from typing import Any
 
 from dfqlab.errors import ConfigurationError, did_you_mean
 from dfqlab.lab.checks import Exercise, examine
-from dfqlab.lab.exercises import integer_grid, inversion, kernels, memory
+from dfqlab.lab.exercises import diversity, integer_grid, inversion, kernels, memory, mixing
 from dfqlab.lab.verdict import Verdict
 
 EXERCISES: dict[str, Exercise] = {
-    exercise.id: exercise for lesson in (integer_grid, memory, inversion, kernels) for exercise in lesson.EXERCISES
+    exercise.id: exercise
+    for lesson in (integer_grid, memory, inversion, mixing, diversity, kernels)
+    for exercise in lesson.EXERCISES
 }
 
 
