@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Files of tests go to as many processes as there are cores; a file stays in one, because its tests share what is slow.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
+
 # What each target installs beside dfqlab itself: extras of pyproject.toml.
 extras-demo := deploy,zoo
 extras-test := deploy,zoo,lab,browser,test
@@ -18,8 +21,8 @@ demo: .venv/.installed-demo ## quantize the embedded teacher without its data, a
 	@echo "The report: $(CURDIR)/runs/demo/report.html"
 
 test: .venv/.installed-test ## every test
-	@$(BIN)/pytest
-	@TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels/programs tests/lab/interpreted || [ $$? = 5 ] # 5: no Triton, no tests
+	@OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL)
+	@OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/pytest $(PARALLEL) tests/kernels/programs tests/lab/interpreted || [ $$? = 5 ] # 5: no Triton, no tests
 
 check: .venv/.installed-test ## lint, format, types, and which way imports go
 	$(BIN)/ruff check
