@@ -154,9 +154,19 @@ class Noise:
         return self.count
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
-        noise = torch.randn(self.count, *self.input.size, generator=torch.Generator().manual_seed(self.seed % 2**63))
-        images = self.input.denormalize(noise)
-        yield from StoredImages(images.clamp(0, 1) if self.clipped else images).batches(size, generator)
+        own = torch.Generator().manual_seed(self.seed % 2**63)
+        if generator is not None and self.count:  # a random order needs all of them at once
+            yield from StoredImages(self._next(self.count, own)).batches(size, generator)
+            return
+        for start in range(0, self.count, size):
+            yield Batch(self._next(min(size, self.count - start), own))
+
+    def _next(self, count: int, own: torch.Generator) -> Tensor:
+        """Drawn one by one: the same images however many make a batch."""
+        images = self.input.denormalize(
+            torch.stack([torch.randn(self.input.size, generator=own) for _ in range(count)])
+        )
+        return images.clamp(0, 1) if self.clipped else images
 
 
 def as_source(images: "ImageSource | Tensor", spec: InputSpec) -> ImageSource:

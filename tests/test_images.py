@@ -152,6 +152,11 @@ def test_noise_is_the_same_on_every_pass_and_another_with_another_seed() -> None
     assert not torch.equal(all_of(Noise(SPEC, 10, seed=2).batches(10)), first)
 
 
+def test_much_noise_is_drawn_a_batch_at_a_time() -> None:
+    batches = Noise(InputSpec((3, 64, 64), (0.5,) * 3, (0.5,) * 3), 10**9).batches(2)
+    assert next(batches).images.shape == (2, 3, 64, 64)  # 49 TB, were it all of them
+
+
 def test_noise_does_not_touch_the_global_generator() -> None:
     before = torch.get_rng_state()
     list(Noise(SPEC, 10).batches(4))

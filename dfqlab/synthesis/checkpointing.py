@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from dfqlab import checkpoints
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 IMAGES_FILE = "images.safetensors"
 _PROGRESS, _BATCH = "progress.safetensors", "batch-{}.safetensors"
+_LOCK = ".lock"
 _KIND_PROGRESS, _KIND_BATCH = "synthesis in progress", "synthetic batch"
 
 
@@ -42,6 +45,26 @@ class Checkpoint:
         """Forget what a job left here."""
         (self.folder / IMAGES_FILE).unlink(missing_ok=True)
         self.tidy()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes out of the folder: two jobs in one would overwrite each other's state.
+
+        Raises:
+            CheckpointError: another process is at work in it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / _LOCK, blocking=False):  # let go of however the process ends
+                try:
+                    yield
+                finally:
+                    with suppress(OSError):  # Windows removes no file that is open
+                        (self.folder / _LOCK).unlink()
+        except Timeout:
+            raise CheckpointError(
+                f"another process is at work in {self.folder}: choose another folder, or wait"
+            ) from None
 
     def tidy(self) -> None:
         """Remove all but the set: the state first, so that a state never lacks the batches that it counts."""

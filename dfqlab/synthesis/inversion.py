@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Required, TypedDict
 
@@ -18,7 +19,7 @@ from dfqlab.synthesis.augmentation import Augmentation
 from dfqlab.synthesis.checkpointing import IMAGES_FILE, Checkpoint, Kept
 from dfqlab.synthesis.descent import BatchDescent, NotFinite
 from dfqlab.synthesis.mixing import DataMixing
-from dfqlab.synthesis.plan import generator_for, plan_for
+from dfqlab.synthesis.plan import Plan, generator_for, plan_for
 from dfqlab.synthesis.schedules import Schedule
 from dfqlab.synthesis.zoo import Zoo
 from dfqlab.teachers import Teacher
@@ -116,7 +117,8 @@ def invert(
     Raises:
         ConfigurationError: a count below 1, labels out of range or of another number, more teachers than there are.
         TeacherError: no teacher, one without BatchNorm, or teachers that disagree on classes or colours.
-        CheckpointError: the checkpoint is of another job: recipe, objective, teacher, plan, labels; both are named.
+        CheckpointError: the checkpoint is of another job: recipe, objective, teacher, plan, labels; both are named. Or
+            another process is at work in its folder.
         SynthesisError: a loss became NaN or infinite; it says of which term, and has the last finite images.
     """
     _check(teachers, count, descent, recipe)
@@ -131,16 +133,24 @@ def invert(
         teachers=tuple(teacher.fingerprint for teacher in teachers),
     )
     method = {"objective": objective.description, "descent": repr(descent)}
-    kept = Kept(checkpoint, empty, count, None if labels is None else labels[:count], method)
-    if kept.finished is not None:
-        return kept.finished
-    zoo = Zoo(teachers, objective, plan, seed=seed)
-    batches = -(-count // plan.batch_size)
+    with nullcontext() if checkpoint is None else checkpoint.held():
+        kept = Kept(checkpoint, empty, count, None if labels is None else labels[:count], method)
+        if kept.finished is not None:
+            return kept.finished
+        zoo = Zoo(teachers, objective, plan, seed=seed)
+        return _descended(zoo, objective, descent, plan, kept, labels, on_step)
+
+
+def _descended(
+    zoo: Zoo, objective: Objective, descent: Descent, plan: Plan, kept: Kept, labels: Tensor | None, on_step: OnStep
+) -> SyntheticSet:
+    """All batches that are still to be made, one after the other, and the set of them."""
+    batches = -(-kept.count // plan.batch_size)
     pace = _Pace(batches * descent.steps)
     note, partial = plan.sentence, False
     for k in range(kept.batches, batches):
         part = None if labels is None else labels[k * plan.batch_size : (k + 1) * plan.batch_size]
-        run = BatchDescent(zoo, objective, descent, part, plan.batch_size, generator_for(seed, k))
+        run = BatchDescent(zoo, objective, descent, part, plan.batch_size, generator_for(kept.empty.seed, k))
         kept.resume(run)
         try:
             while run.index < descent.steps:
@@ -156,7 +166,7 @@ def invert(
             images = kept.collected(partial=True)
             raise SynthesisError(
                 f"step {run.index + 1} of batch {k + 1}: {error}; {len(images)} images from before it are kept"
-                + (f" in {checkpoint.folder / IMAGES_FILE}" if checkpoint else "")
+                + (f" in {kept.checkpoint.folder / IMAGES_FILE}" if kept.checkpoint else "")
                 + ". A smaller learning_rate may help",
                 images,
             ) from error

@@ -219,7 +219,7 @@ def test_a_job_that_dies_while_it_tidies_up_has_its_set(
         try:
             run(tmp_path)
         except Killed:
-            assert after < 4  # the state and three batches
+            assert after < 5  # the state, three batches and the lock
     again = run(tmp_path)
     assert torch.equal(again.images, whole.images)
     assert [path.name for path in tmp_path.iterdir()] == [IMAGES_FILE]
@@ -247,6 +247,20 @@ def test_clearing_forgets_a_job_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     Checkpoint(tmp_path).clear()
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_two_jobs_in_one_folder_are_refused(tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def meanwhile(step: Step) -> None:
+        if step.index == 5:
+            with pytest.raises(CheckpointError) as error:
+                run(tmp_path)
+            refused.append(str(error.value))
+
+    run(tmp_path, on_step=meanwhile)
+    assert refused == [f"another process is at work in {tmp_path}: choose another folder, or wait"]
+    assert [path.name for path in tmp_path.iterdir()] == [IMAGES_FILE]
 
 
 _JOB = """
