@@ -55,16 +55,18 @@ def main() -> None:
     machine = this_machine()
     path = results_folder(RESULTS) / "inversion_step.json"
     known = json.loads(path.read_text())["devices"] if path.exists() else {}
-    facts = {"device": machine.as_dict(), "versions": machine.versions, "code": machine.code, "batch": BATCH}
-    entry = known.get(machine.slug, {}) | facts | {"date": date.today().isoformat()}
+    origin = {"versions": machine.versions, "code": machine.code, "date": date.today().isoformat()}
+    facts = {"device": machine.as_dict(), "batch": BATCH, **origin}
+    entry = facts | known.get(machine.slug, {})  # each part says of itself when it was measured, and of what code
     teacher = resnet20_teacher(machine.kind)
     if sys.argv[1:] == ["zoo"]:
-        entry["zoo"] = _in_a_process("zoo_job()")
+        entry["zoo"] = _in_a_process("zoo_job()") | origin
         print(json.dumps(entry["zoo"], indent=2))
     elif sys.argv[1:] == ["jobs"]:
-        entry["jobs"] = {recipe: jobs(recipe) for recipe in RECIPES}
+        entry["jobs"] = {recipe: jobs(recipe) | origin for recipe in RECIPES}
         print(json.dumps(entry["jobs"], indent=2))
     else:
+        entry |= facts
         rounds = Stopwatch(machine.kind, rounds=40, fewest=15, seconds=60, flush=0)  # steady state: step after step
         entry["recipes"] = {recipe: measure(recipe, teacher, BATCH, rounds) for recipe in RECIPES}
         for recipe, result in entry["recipes"].items():
@@ -181,16 +183,23 @@ def zoo_job() -> None:
 
     cifar10 = zoo.load("cifar10")
     names = cifar10.without(cifar10.held_out[0])
-    start, before = time.perf_counter(), time.process_time()
+    start, before = time.perf_counter(), _used()[0]
     made = dfqlab.synthesize(cifar10.of(names), "mixmix", count=IMAGES_OF_A_ZOO, seed=0, steps=STEPS_OF_A_ZOO)
+    cpu_seconds, peak = _used()
     found = {
         "networks": names,
         "executed": [Execution(**how).sentence for how in made.plan["networks"]],
         "seconds": time.perf_counter() - start,
-        "cpu seconds": time.process_time() - before,
-        "peak GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,  # of all that the process did
+        "cpu seconds": cpu_seconds - before,
+        "peak GiB": peak,
     }
     print(json.dumps(found))
+
+
+def _used() -> tuple[float, float]:
+    """CPU seconds of this process and its compilers so far, and GiB at the peak of the largest of them."""
+    each = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(used.ru_utime + used.ru_stime for used in each), max(used.ru_maxrss for used in each) / 2**20
 
 
 def _per_step(step: Callable[[], float]) -> float:

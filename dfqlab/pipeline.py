@@ -324,8 +324,16 @@ class _Recorder:
             steps=int(images.settings.get("steps", 0)),
             seconds=self.seconds,
             partial=images.partial,
-            plan=Plan.from_dict(images.plan).sentence if images.plan else "",
+            plan=_plan_in_words(images.plan),
             first_loss=self.losses[0][1] if self.losses and self.losses[0][0] == 1 else None,  # else it was resumed
             last_loss=self.losses[-1][1] if self.losses else None,
             loss_curve=tuple(self.losses[::every]),
         )
+
+
+def _plan_in_words(plan: Mapping[str, Any]) -> str:
+    """The plan of a set as a line; one that another version wrote, as it stands."""
+    try:
+        return Plan.from_dict(plan).sentence
+    except (KeyError, TypeError):
+        return ", ".join(f"{name} {value}" for name, value in plan.items() if value != "")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import dfqlab
+from dfqlab import pipeline
 from dfqlab.deployment import OnnxModel
 from dfqlab.errors import DfqlabError
 from dfqlab.images import ImageSource, Noise, StoredImages, SyntheticSet
@@ -78,3 +79,9 @@ def test_images_of_another_size_are_refused_before_anything_is_written(tmp_path:
     with pytest.raises(DfqlabError, match=r"\(3, 32, 32\)|\(4, 3, 32, 32\)"):
         run(job, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_that_another_version_wrote_is_told_as_it_stands() -> None:
+    old = {"batch_size": 128, "dtype": "float32", "compiled": False, "note": ""}
+    assert pipeline._plan_in_words(old) == "batch_size 128, dtype float32, compiled False"
+    assert pipeline._plan_in_words({}) == ""

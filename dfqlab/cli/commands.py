@@ -209,7 +209,8 @@ def _known_recipe(name: str) -> None:
 def _check_directory(out: Path, *, may_hold_something: bool) -> None:
     """Raise an OutputError, before hours of work, unless a directory can be written and holds nobody's results."""
     try:
-        if out.is_dir() and any(out.iterdir()) and not may_hold_something:
+        results = out.is_dir() and any(not entry.name.startswith(".") for entry in out.iterdir())
+        if results and not may_hold_something:
             raise OutputError(
                 f"{out} holds the results of another run; choose another --out, --resume it, or --overwrite them"
             )

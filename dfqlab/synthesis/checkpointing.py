@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,29 +42,34 @@ class Checkpoint:
     any_plan: bool = False
 
     def clear(self) -> None:
-        """Forget what a job left here."""
-        (self.folder / IMAGES_FILE).unlink(missing_ok=True)
-        self.tidy()
+        """Forget what a job left here.
+
+        Raises:
+            CheckpointError: another job is at work here.
+        """
+        with self.held():
+            (self.folder / IMAGES_FILE).unlink(missing_ok=True)
+            self.tidy()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes out of the folder: two jobs in one would overwrite each other's state.
+        """Keep other jobs out of the folder: two in one would overwrite each other's state.
+
+        The lock is let go of however the process ends; its file stays, because removing it would let a third job in.
 
         Raises:
-            CheckpointError: another process is at work in it.
+            CheckpointError: another job is at work in it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / _LOCK)
         try:
-            with FileLock(self.folder / _LOCK, blocking=False):  # let go of however the process ends
-                try:
-                    yield
-                finally:
-                    with suppress(OSError):  # Windows removes no file that is open
-                        (self.folder / _LOCK).unlink()
+            lock.acquire(blocking=False)
         except Timeout:
-            raise CheckpointError(
-                f"another process is at work in {self.folder}: choose another folder, or wait"
-            ) from None
+            raise CheckpointError(f"another job is at work in {self.folder}: choose another folder, or wait") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def tidy(self) -> None:
         """Remove all but the set: the state first, so that a state never lacks the batches that it counts."""

@@ -118,7 +118,7 @@ def invert(
         ConfigurationError: a count below 1, labels out of range or of another number, more teachers than there are.
         TeacherError: no teacher, one without BatchNorm, or teachers that disagree on classes or colours.
         CheckpointError: the checkpoint is of another job: recipe, objective, teacher, plan, labels; both are named. Or
-            another process is at work in its folder.
+            another job is at work in its folder.
         SynthesisError: a loss became NaN or infinite; it says of which term, and has the last finite images.
     """
     _check(teachers, count, descent, recipe)

@@ -71,9 +71,8 @@ class Plan:
     def sentence(self) -> str:
         """The plan as one line for the terminal; where networks differ, how many are executed which way."""
         alike = Counter(network.sentence for network in self.networks)
-        how = "; ".join(
-            f"{count} of {len(self.networks)} {how}" if len(alike) > 1 else how for how, count in alike.items()
-        )
+        several = len(alike) > 1
+        how = "; ".join(f"{n} of {len(self.networks)} networks {how}" if several else how for how, n in alike.items())
         return f"batches of {self.batch_size}, {how}, torch {self.torch}"
 
 

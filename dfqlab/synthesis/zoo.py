@@ -39,8 +39,8 @@ class _TeacherLoss:
     """The terms of an objective for one teacher, side by side in one tensor, as a function of images and labels."""
 
     def __init__(self, teacher: Teacher, objective: Objective, how: Execution, seed: int) -> None:
-        # Compiled (for a CPU), statistics of samples and their pooling are faster than those of the batch (measured).
-        per = "sample" if how.compiled else objective.per
+        # Compiled for a CPU, statistics of samples and their pooling are faster than those of the batch (measured).
+        per = "sample" if how.compiled and teacher.device.type == "cpu" else objective.per
         self.observed = ObservedTeacher(teacher, per, torch.bfloat16 if how.dtype == "bfloat16" else None)
         self.prepared = objective.prepare(teacher, seed=seed)
 

@@ -22,7 +22,7 @@ def test_it_is_batch_norm_activation_and_statistics(
 ) -> None:
     """Compiled too: its gradient is written another way then, whatever the compiler."""
     torch.compiler.reset()
-    of = torch.compile(bn_activation_stats, backend="aot_eager") if compiled else bn_activation_stats
+    of = torch.compile(bn_activation_stats, backend="aot_eager", fullgraph=True) if compiled else bn_activation_stats
     x, residual, dy, scale, shift = (
         draw(4, 3, 5, 5),
         draw(4, 3, 5, 5, seed=1),

@@ -70,6 +70,11 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "BATCH_SIZE", 4)
 
 
+def seen_in(folder: Path) -> list[str]:
+    """What a listing shows: all but the lock."""
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
 class Killed(Exception):
     """Stands for a process that is gone: nothing of ours catches it."""
 
@@ -96,7 +101,7 @@ def test_a_job_that_goes_on_ends_as_if_it_had_never_stopped(tmp_path: Path, inde
     assert whole.labels is not None
     assert torch.equal(made.labels, whole.labels)
     assert seen == list(range(index + 1, 3 * STEPS + 1))
-    assert [path.name for path in tmp_path.iterdir()] == [IMAGES_FILE]
+    assert seen_in(tmp_path) == [IMAGES_FILE]
 
 
 def test_a_finished_set_is_what_save_writes_and_is_not_made_again(tmp_path: Path) -> None:
@@ -219,10 +224,10 @@ def test_a_job_that_dies_while_it_tidies_up_has_its_set(
         try:
             run(tmp_path)
         except Killed:
-            assert after < 5  # the state, three batches and the lock
+            assert after < 4  # the state and three batches
     again = run(tmp_path)
     assert torch.equal(again.images, whole.images)
-    assert [path.name for path in tmp_path.iterdir()] == [IMAGES_FILE]
+    assert seen_in(tmp_path) == [IMAGES_FILE]
 
 
 def test_a_partial_set_without_a_state_is_started_over(tmp_path: Path) -> None:
@@ -239,14 +244,14 @@ def test_what_a_killed_write_left_is_cleared_away(tmp_path: Path) -> None:
     run(tmp_path, on_step=at(9, Cancelled))
     (tmp_path / f".{IMAGES_FILE}.abc.part").write_bytes(b"half")
     run(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [IMAGES_FILE]
+    assert seen_in(tmp_path) == [IMAGES_FILE]
 
 
 def test_clearing_forgets_a_job_and_nothing_else(tmp_path: Path) -> None:
     run(tmp_path, on_step=at(9, Cancelled))
     (tmp_path / "mine.txt").write_text("keep")
     Checkpoint(tmp_path).clear()
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    assert seen_in(tmp_path) == ["mine.txt"]
 
 
 def test_two_jobs_in_one_folder_are_refused(tmp_path: Path) -> None:
@@ -254,13 +259,30 @@ def test_two_jobs_in_one_folder_are_refused(tmp_path: Path) -> None:
 
     def meanwhile(step: Step) -> None:
         if step.index == 5:
-            with pytest.raises(CheckpointError) as error:
-                run(tmp_path)
-            refused.append(str(error.value))
+            before = seen_in(tmp_path)
+            for other in (lambda: run(tmp_path), Checkpoint(tmp_path).clear):
+                with pytest.raises(CheckpointError) as error:
+                    other()
+                refused.append(str(error.value))
+            assert seen_in(tmp_path) == before
 
     run(tmp_path, on_step=meanwhile)
-    assert refused == [f"another process is at work in {tmp_path}: choose another folder, or wait"]
-    assert [path.name for path in tmp_path.iterdir()] == [IMAGES_FILE]
+    assert refused == 2 * [f"another job is at work in {tmp_path}: choose another folder, or wait"]
+    assert seen_in(tmp_path) == [IMAGES_FILE]
+
+
+def test_a_folder_is_held_against_other_processes_until_this_one_is_killed(tmp_path: Path) -> None:
+    held = "import sys; from pathlib import Path; from dfqlab.synthesis.checkpointing import Checkpoint\n"
+    held += "with Checkpoint(Path(sys.argv[1])).held(): print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", held, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(CheckpointError, match="another job is at work"):
+            run(tmp_path)
+        other.kill()
+    assert len(run(tmp_path)) == COUNT
 
 
 _JOB = """

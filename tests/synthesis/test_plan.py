@@ -56,7 +56,8 @@ def test_each_network_of_a_zoo_has_a_plan_of_its_own() -> None:
         Execution("float32", compiled=True),  # bfloat16 makes grouped convolutions slower
     )
     assert plan.sentence == (
-        f"batches of 4, 1 of 2 bfloat16, compiled; 1 of 2 float32, compiled, torch {torch.__version__}"
+        "batches of 4, 1 of 2 networks bfloat16, compiled; 1 of 2 networks float32, compiled, "
+        f"torch {torch.__version__}"
     )
 
 
@@ -89,7 +90,7 @@ def test_the_plan_knows_nothing_of_load_and_time(monkeypatch: pytest.MonkeyPatch
     for name in ("time", "monotonic", "perf_counter", "process_time"):
         monkeypatch.setattr(f"time.{name}", lambda: 1e9)
     monkeypatch.setattr("os.getloadavg", lambda: (64.0, 64.0, 64.0))
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads + 1)
     try:
         assert plans() == before
     finally:
