@@ -67,7 +67,7 @@ def main() -> None:
         print(json.dumps(entry["jobs"], indent=2))
     else:
         entry |= facts
-        rounds = Stopwatch(machine.kind, rounds=40, fewest=15, seconds=60, flush=0)  # steady state: step after step
+        rounds = Stopwatch(machine.kind, rounds=40, fewest=15, seconds=90, flush=0, run_up=1)  # a step after one
         entry["recipes"] = {recipe: measure(recipe, teacher, BATCH, rounds) for recipe in RECIPES}
         for recipe, result in entry["recipes"].items():
             for name, taken in result["times"].items():

@@ -186,3 +186,11 @@ def test_this_machine_has_a_name_that_a_file_can_have(monkeypatch: pytest.Monkey
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(SystemExit, match="no op 'softmax' to measure; choose among fake_quantize"):
         command.main(["softmax"])
+
+
+def test_each_call_is_timed_right_after_some_of_its_own() -> None:
+    made: list[str] = []
+    calls = {name: lambda name=name: made.append(name) for name in "ab"}
+    measured = Stopwatch("cpu", rounds=2, fewest=2, seconds=9, flush=0, run_up=2).measure(calls)
+    assert "".join(made) == "aabb" + 2 * "aaabbb"  # twice to warm up; then in each round two untimed ones and a timed
+    assert measured.times.keys() == {"a", "b"}
