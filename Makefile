@@ -22,7 +22,8 @@ demo: .venv/.installed-demo ## quantize the embedded teacher without its data, a
 
 test: .venv/.installed-test ## every test
 	@OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL)
-	@OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/pytest $(PARALLEL) tests/kernels/programs tests/lab/interpreted || [ $$? = 5 ] # 5: no Triton, no tests
+	@OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/pytest $(PARALLEL) tests/kernels/programs tests/lab/interpreted \
+		|| [ $$? = 5 ] # no Triton, no tests
 
 check: .venv/.installed-test ## lint, format, types, and which way imports go
 	$(BIN)/ruff check

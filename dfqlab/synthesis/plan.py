@@ -17,9 +17,7 @@ from dfqlab.statistics import ObservedTeacher
 from dfqlab.teachers import Teacher
 
 BATCH_SIZE = 128
-_WORTH_COMPILING = (
-    4e8  # elements through a BatchNorm layer of a job; below, compiling costs more than it saves (measured)
-)
+_WORTH_COMPILING = 4e8  # elements that a job brings through one BatchNorm layer: what compiling that layer costs
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from torch import Tensor
 import dfqlab_kernels
 from dfqlab.lab.checks import Exercise, Hint
 from dfqlab.measures import similarity_index
+from dfqlab.synthesis.terms import one_layer_per_sample
 
 
 def slack_loss(found: Tensor, remembered: Tensor, margin: float) -> Tensor:
@@ -21,8 +22,6 @@ def slack_loss(found: Tensor, remembered: Tensor, margin: float) -> Tensor:
 
 def emphasis(images: int, layers: int) -> Tensor:
     """DSG's eqs. 7 and 8."""
-    from dfqlab.synthesis.terms import one_layer_per_sample  # late: it loads Triton, which lesson 12 interprets
-
     return one_layer_per_sample(images, layers)
 
 

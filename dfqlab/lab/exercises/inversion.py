@@ -8,6 +8,7 @@ from torch import Tensor
 
 import dfqlab_kernels
 from dfqlab.lab.checks import Complaint, Exercise, Hint
+from dfqlab.synthesis.terms import TotalVariation
 
 STAY = "Stay in tensors that torch follows: .item(), .detach(), .data and torch.tensor(...) cut them off from x."
 PARTLY = "Some of it is cut off from x, by .detach(), .data or torch.no_grad(): keep mean and std in the graph."
@@ -32,8 +33,6 @@ def descend(pixels: Tensor, mean: float, std: float, rate: float) -> Tensor:
 
 def total_variation(x: Tensor) -> Tensor:
     """The mean over pixels of the steps down and to the right, for each image."""
-    from dfqlab.synthesis.terms import TotalVariation  # late: it loads Triton, which lesson 12 may want interpreted
-
     return torch.stack([TotalVariation("l1").of_images(image[None]) for image in x])
 
 

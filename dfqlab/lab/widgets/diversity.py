@@ -1,7 +1,4 @@
-"""Turn up slack, emphasis and correlation, and see whether images begin to differ from one another.
-
-Synthesis is imported when it runs: it loads Triton, and the lab does not, because a lesson may have to interpret it.
-"""
+"""Turn up slack, emphasis and correlation, and see whether images begin to differ from one another."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +17,9 @@ from dfqlab.measures import gaussian_distance, sample_statistics, similarity_ind
 from dfqlab.objective import Objective, Weighted
 from dfqlab.progress import OnStep, Step
 from dfqlab.statistics import ObservedTeacher, remembered
+from dfqlab.synthesis.inversion import Descent, invert
+from dfqlab.synthesis.schedules import Cosine
+from dfqlab.synthesis.terms import Alignment, SampleCorrelation, SlackAlignment, one_layer_per_sample
 from dfqlab.teachers import Teacher
 
 _YOURS = "yours"
@@ -58,13 +58,10 @@ def diverse_images(
         raise ConfigurationError(f"a set to compare with is called {_YOURS!r}, as that of the experiment is")
     mean, var = (float(part[channel]) for part in memory.of(layer))
     places = {name: _in_channel(teacher, images, layer, channel) for name, images in beside.items()}
-    told = {name: _measures(teacher, images) for name, images in beside.items()}
+    observed = ObservedTeacher(teacher)
+    told = {name: _measures(observed, images) for name, images in beside.items()}
 
     def run(slack: float, emphasis: str, correlation: float, rate: float, on_step: OnStep) -> SyntheticSet:
-        from dfqlab.synthesis.inversion import Descent, invert
-        from dfqlab.synthesis.schedules import Cosine
-        from dfqlab.synthesis.terms import Alignment, SampleCorrelation, SlackAlignment, one_layer_per_sample
-
         each = one_layer_per_sample if emphasis == "a layer an image" else None
         alignment: Alignment | SlackAlignment = Alignment("sample", emphasis=each)
         if slack:
@@ -85,7 +82,7 @@ def diverse_images(
             sentence, shown, title = f"Nothing made yet. {_said(told)}", places, "What will your images do?"
         else:
             images = done[-1].images()
-            yours = _measures(teacher, images)
+            yours = _measures(observed, images)
             shown = places | {_YOURS: _in_channel(teacher, images, layer, channel)}
             sentence = f"Step {done[-1].index} of {steps}. {_said(told | {_YOURS: yours})}"
             title = f"Step {done[-1].index}: the statistics of your images vary by {yours[0]:.3g} on average"
@@ -109,12 +106,12 @@ def _in_channel(teacher: Teacher, images: Tensor, layer: str, channel: int) -> t
     return mean[:, channel], var[:, channel].sqrt()
 
 
-def _measures(teacher: Teacher, images: Tensor) -> tuple[float, float, float]:
+def _measures(observed: ObservedTeacher, images: Tensor) -> tuple[float, float, float]:
     """Variance of statistics and distance from the Gaussians, averaged over layers, and similarity of features."""
-    variances = [both.mean_variance for both in statistics_variance(teacher, images).values()]
-    distances = list(gaussian_distance(teacher, images).values())
+    variances = [both.mean_variance for both in statistics_variance(observed.teacher, images).values()]
+    distances = list(gaussian_distance(observed.teacher, images).values())
     with torch.no_grad():
-        outputs = ObservedTeacher(teacher)(images)
+        outputs = observed(images)
     features = outputs.logits if outputs.features is None else outputs.features
     return sum(variances) / len(variances), sum(distances) / len(distances), similarity_index(features)
 

@@ -1,8 +1,4 @@
-"""Watch noise become images: an inversion as it runs, its terms weighed by whoever watches.
-
-Synthesis is imported when it runs: torch's counter of operations, which it takes, loads Triton, and the lab does not,
-because a lesson may have to interpret it.
-"""
+"""Watch noise become images: an inversion as it runs, its terms weighed by whoever watches."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +17,10 @@ from dfqlab.measures import recognition
 from dfqlab.objective import Objective, Weighted
 from dfqlab.progress import OnStep, Step
 from dfqlab.statistics import Per
+from dfqlab.synthesis.augmentation import Augmentation
+from dfqlab.synthesis.inversion import Descent, invert
+from dfqlab.synthesis.schedules import Cosine
+from dfqlab.synthesis.terms import Alignment, BlurPrior, CrossEntropy, TotalVariation
 from dfqlab.teachers import Teacher
 
 _ROWS, _COLUMNS = 3, 7
@@ -56,11 +56,6 @@ def live_inversion(teacher: Teacher, judge: Teacher, *, count: int = 32, steps: 
         alignment: float, label: float, variation: float, blur: float, jitter: int, statistics: Per, rate: float,
         on_step: OnStep,
     ) -> SyntheticSet:  # fmt: skip
-        from dfqlab.synthesis.augmentation import Augmentation
-        from dfqlab.synthesis.inversion import Descent, invert
-        from dfqlab.synthesis.schedules import Cosine
-        from dfqlab.synthesis.terms import Alignment, BlurPrior, CrossEntropy, TotalVariation
-
         objective = Objective(
             alignment=Weighted(alignment, Alignment(per=statistics)),
             label=Weighted(label, CrossEntropy()),

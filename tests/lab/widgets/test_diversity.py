@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import dfqlab.lab.widgets.diversity as widget
-import dfqlab.synthesis.inversion as synthesis
 from dfqlab.errors import ConfigurationError
 from dfqlab.lab.panels import Experiment
 from dfqlab.progress import Step
@@ -88,7 +87,7 @@ def test_the_controls_are_seen_in_what_is_run(experiment: Experiment, monkeypatc
         asked.append((objective, descent))
         return invert(teachers, objective, replace(descent, steps=1), **request)
 
-    monkeypatch.setattr(synthesis, "invert", watched)
+    monkeypatch.setattr(widget, "invert", watched)
     monkeypatch.setattr(widget, "sample_statistics_scatter", lambda *a, **options: Figure(figsize=(0.2, 0.2)))
     view = experiment.view()
     for name, control in experiment.controls.items():

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import dfqlab.lab.widgets.inversion as widget
-import dfqlab.synthesis.inversion as synthesis
 from dfqlab.errors import ConfigurationError
 from dfqlab.images import Batch, StoredImages, SyntheticSet
 from dfqlab.lab.job import Job
@@ -149,7 +148,7 @@ def test_the_controls_are_seen_in_what_is_run(experiment: Experiment, monkeypatc
         asked.append((objective, descent))
         return invert(teachers, objective, replace(descent, steps=2), **request)
 
-    monkeypatch.setattr(synthesis, "invert", watched)
+    monkeypatch.setattr(widget, "invert", watched)
     monkeypatch.setattr(widget, "inversion_progress", lambda *args, **options: Figure(figsize=(0.2, 0.2)))
     view = experiment.view()
     for name, position in positions(experiment):
