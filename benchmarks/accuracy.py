@@ -27,7 +27,7 @@ def quantized_right(
 ) -> Tensor:
     """`right`, of the teacher quantized with ranges from images."""
     model = dfqlab.quantize(teacher, images, weights=width[0], activations=width[1], calibration=rule)
-    return right(OnnxModel.of(model), test)
+    return right(OnnxModel.of(model, threads=torch.get_num_threads()), test)  # others may be at work beside it
 
 
 def separating_width(accuracy: Callable[[str, Width], float], floor: float) -> Width:

@@ -44,6 +44,7 @@ RESULTS = Path(__file__).parent / "results"
 BATCH, STEPS = 128, 500
 HOOKS, COMPILED_HOOKS = "hooks", "hooks, parameters frozen, torch.compile"
 OURS, HALF, EAGER = "dfqlab, float32", "dfqlab, bfloat16", "dfqlab, float32, not compiled"
+CAPTURED = "dfqlab, float32, a CUDA graph"
 RECIPES: dict[str, ZeroQ | DeepInversion] = {"zeroq": ZeroQ(steps=STEPS), "deepinversion": DeepInversion(steps=STEPS)}
 IMAGES_OF_A_ZOO, STEPS_OF_A_ZOO = 256, 1000
 FEW, SHORT = 12, 40  # steps of a job that are timed after the first, and of a job that is too short to compile
@@ -128,6 +129,8 @@ def steps_of(recipe: str, teacher: dfqlab.Teacher, batch: int) -> dict[str, Call
         steps[OURS] = _ours(recipe, teacher, batch, compiled)
         steps[HALF] = _ours(recipe, teacher, batch, half)
     if teacher.device.type == "cuda":
+        replayed = replace(plan, networks=(Execution("float32", compiled=False, captured=True),))
+        steps[CAPTURED] = _ours(recipe, teacher, batch, replayed)
         steps["dfqlab's definitions, torch.compile"] = _with_definitions(_ours(recipe, teacher, batch, compiled))
     return steps
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dfqlab.progress import Cancelled, Step
     from dfqlab.recipes import synthesize
     from dfqlab.teachers import InputSpec, Teacher, load_teacher
-    from dfqlab_kernels import BackendError, ShapeError, backend
+    from dfqlab_kernels import BackendError, DeviceError, ShapeError, backend
 
 __version__ = "0.1.0"
 
@@ -41,7 +41,7 @@ _HOME = {
     "dfqlab.progress": ("Cancelled", "Step"),
     "dfqlab.recipes": ("synthesize",),
     "dfqlab.teachers": ("InputSpec", "Teacher", "load_teacher"),
-    "dfqlab_kernels": ("BackendError", "ShapeError", "backend"),
+    "dfqlab_kernels": ("BackendError", "DeviceError", "ShapeError", "backend"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -50,6 +50,7 @@ __all__ = [
     "Batch",
     "Cancelled",
     "CompressedModel",
+    "DeviceError",
     "DfqlabError",
     "ImageSource",
     "InputSpec",

@@ -18,6 +18,7 @@ from dfqlab.teachers import Teacher
 
 BATCH_SIZE = 128
 _WORTH_COMPILING = 4e8  # elements that a job brings through one BatchNorm layer: what compiling that layer costs
+_WORTH_CAPTURING = 20  # batches that a network sees: a CUDA graph is captured after three
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,20 @@ class Execution:
     Attributes:
         dtype: of convolutions and activations; statistics and images are float32 whatever it is.
         compiled: whether torch.compile is used.
-        note: why one that is worth compiling is not compiled, or "".
+        note: why one that is worth compiling is not compiled, or one that is worth capturing not captured, or "".
+        captured: whether a GPU replays loss and gradient as CUDA graphs.
     """
 
     dtype: str
     compiled: bool
     note: str = ""
+    captured: bool = False
 
     @property
     def sentence(self) -> str:
         """As a few words."""
-        return f"{self.dtype}, " + ("compiled" if self.compiled else f"not compiled{self.note and f' ({self.note})'}")
+        how = "a CUDA graph" if self.captured else "compiled" if self.compiled else "not compiled"
+        return f"{self.dtype}, {how}{self.note and f' ({self.note})'}"
 
 
 @dataclass(frozen=True)
@@ -79,18 +83,22 @@ def plan_for(teachers: Sequence[Teacher], *, steps: int, count: int, teachers_pe
 
     On a CPU a network is compiled where that takes less time than it saves. What it saves is passes over what goes
     through BatchNorm layers; what it takes goes with their number. A compiled one runs in bfloat16 where that is
-    faster: on a CPU with instructions for it, and without grouped convolutions, which bfloat16 makes slower.
+    faster: on a CPU with instructions for it, and without grouped convolutions, which bfloat16 makes slower. On a GPU
+    a network that a CUDA graph can hold is captured: launching its kernels one by one takes longer than they take.
     """
     batch_size = min(BATCH_SIZE, count)
     images = steps * batch_size * -(-count // batch_size)
     share = min(1.0, (teachers_per_batch or len(teachers)) / len(teachers))  # of the batches a network sees
-    networks = tuple(_execution(teacher, images * share) for teacher in teachers)
+    networks = tuple(_execution(teacher, images * share, images * share / batch_size) for teacher in teachers)
     return Plan(batch_size, teachers[0].device.type, torch.__version__, networks)
 
 
-def _execution(teacher: Teacher, images: float) -> Execution:
-    """How a network is executed that sees so many images."""
+def _execution(teacher: Teacher, images: float, batches: float) -> Execution:
+    """How a network is executed that sees so many images in so many batches."""
     layers = max(1, len(teacher.batch_norms))
+    if teacher.device.type == "cuda" and batches >= _WORTH_CAPTURING:
+        obstacle = _obstacle_to_capture(teacher)
+        return Execution("float32", compiled=False, note=obstacle, captured=not obstacle)
     if teacher.device.type != "cpu" or images * elements(teacher) / layers < _WORTH_COMPILING:
         return Execution("float32", compiled=False)
     if missing := missing_for_compile():
@@ -146,3 +154,14 @@ def _runs_in_bfloat16(teacher: Teacher) -> bool:
     except (TeacherError, RuntimeError):
         return False
     return True
+
+
+def _obstacle_to_capture(teacher: Teacher) -> str:
+    """Why no CUDA graph can hold the network, or "": one that waits for the device, or asks the host, is refused."""
+    observed = ObservedTeacher(teacher)
+    images = torch.zeros(2, *teacher.input.size, device=teacher.device).requires_grad_()
+    try:
+        torch.cuda.make_graphed_callables(lambda x: observed(x).logits, (images,))
+    except RuntimeError:
+        return "no CUDA graph can hold it"
+    return ""

@@ -1,8 +1,10 @@
 """Several teachers as one loss of images: each sees them in its own size and normalisation."""
 
 import logging
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +59,33 @@ def _resized(images: Tensor, teacher: Teacher, *, coarse: bool) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
 
 
+class _Replayed:
+    """A loss whose kernels, and those of its gradient, a GPU replays as CUDA graphs: a pair for each shape it meets."""
+
+    def __init__(self, loss: _TeacherLoss) -> None:
+        self.loss = loss
+        self.graphs: dict[tuple[torch.Size, ...], Callable[..., Tensor]] = {}
+
+    def __call__(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        given = (images,) if labels is None else (images, labels)
+        shapes = tuple(tensor.shape for tensor in given)
+        if shapes not in self.graphs:
+            self.graphs[shapes] = self._captured(given)
+        return self.graphs[shapes](*given)
+
+    def _captured(self, given: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+        like = tuple(tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in given)
+        with warnings.catch_warnings():  # torch wonders at its own warm-up, which is on a stream that is not the usual
+            warnings.filterwarnings("ignore", "Attempting to run cuBLAS|The AccumulateGrad node's stream")
+            graphed = torch.cuda.make_graphed_callables(
+                lambda images, labels=None: self.loss(images, labels), like, allow_unused_input=True
+            )
+        return cast("Callable[..., Tensor]", graphed)
+
+
 def _executed(how: Execution, loss: _TeacherLoss) -> Callable[[Tensor, Tensor | None], Tensor]:
+    if how.captured:
+        return _Replayed(loss)
     if not how.compiled:
         return loss
     # The compiler looks for CUDA even where the work is on a CPU, and warns that it is not there.

@@ -6,7 +6,7 @@ Each op has one public function. On a GPU it runs a Triton kernel; elsewhere it 
 from dfqlab_kernels.activation import bn_activation_stats
 from dfqlab_kernels.alignment import bn_alignment
 from dfqlab_kernels.backends import backend, current_backend, explain_backend
-from dfqlab_kernels.errors import BackendError, ShapeError
+from dfqlab_kernels.errors import BackendError, DeviceError, ShapeError
 from dfqlab_kernels.learned_step import learned_step_quantize
 from dfqlab_kernels.quantization import fake_quantize
 from dfqlab_kernels.soft_round import Packing, initial_logits, soft_round_quantize
@@ -14,6 +14,7 @@ from dfqlab_kernels.statistics import channel_stats, merge_moments, tap_channel_
 
 __all__ = [
     "BackendError",
+    "DeviceError",
     "Packing",
     "ShapeError",
     "backend",

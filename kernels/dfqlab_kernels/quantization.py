@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dfqlab_kernels import reference
 from dfqlab_kernels.backends import uses_triton
-from dfqlab_kernels.errors import ShapeError
+from dfqlab_kernels.errors import DeviceError, ShapeError
 from dfqlab_kernels.layout import elementwise_layout, elementwise_tiling
 from dfqlab_kernels.reference.quantization import Save
 
@@ -43,6 +43,7 @@ def fake_quantize(
 
     Raises:
         ShapeError: `scale` or `zero_point` does not fit `x` along `axis`.
+        DeviceError: one of them is not on x's device.
 
     >>> fake_quantize(torch.tensor([0.26, -0.5, 9.0]), torch.tensor([0.5]), quant_min=-2, quant_max=1).tolist()
     [0.5, -0.5, 0.5]
@@ -59,12 +60,14 @@ def fake_quantize(
 
 
 def check_qparams(op: str, x: Tensor, axis: int | None, **qparams: Tensor | None) -> None:
-    """Raise a ShapeError unless each of them has one element, or one for each index of `axis`."""
+    """Raise an error unless each of them is where x is and has one element, or one for each index of `axis`."""
     if axis is not None and not -x.dim() <= axis < x.dim():
         raise ShapeError(f"{op}: axis={axis} is not a dimension of shape {tuple(x.shape)}")
     for name, qparam in qparams.items():
         if qparam is None:
             continue
+        if qparam.device != x.device:
+            raise DeviceError(f"{op}: x is on {x.device} and {name} on {qparam.device}; move one to the other")
         if axis is None and qparam.numel() != 1:
             raise ShapeError(f"{op}: per tensor expects one {name}, got shape {tuple(qparam.shape)}; set axis=")
         if axis is not None and tuple(qparam.shape) != (x.shape[axis],):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dfqlab_kernels import ShapeError, fake_quantize
+from dfqlab_kernels import DeviceError, ShapeError, fake_quantize
 
 GRIDS = [(0, 255), (-128, 127), (0, 15), (-8, 7), (-2, 1), (0, 3), (3, 200)]
 LAYOUTS = ["contiguous", "channels_last", "every second", "expanded", "transposed", "offset"]
@@ -323,6 +323,14 @@ def test_scales_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ShapeError, match=said):
         fake_quantize(random(3, 4), scale, zero_point, quant_min=0, quant_max=3, axis=axis)
+
+
+@pytest.mark.parametrize("name", ["scale", "zero_point"])
+def test_a_scale_elsewhere_is_refused(name: str) -> None:
+    given = {"scale": torch.ones(1), "zero_point": torch.ones(1)}
+    given[name] = given[name].to("meta")
+    with pytest.raises(DeviceError, match=rf"fake_quantize: x is on cpu and {name} on meta"):
+        fake_quantize(random(3, 4), **given, quant_min=0, quant_max=3)
 
 
 def test_a_scalar_has_no_axis() -> None:

@@ -1,6 +1,7 @@
 """How far a batch moves BatchNorm layers from what they remember: the loss that all five papers build on."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -164,8 +165,9 @@ def _aligned_to(target: Statistics, how: Alignment, margins: tuple[Tensor, Tenso
 def _weights(how: Alignment, mean: Tensor, layers: int) -> Tensor:
     """The weights of `bn_alignment`, (samples, layers). They hold the mean over samples."""
     n = len(mean) if mean.dim() == 2 else 1
-    first = F.one_hot(torch.zeros(1, dtype=torch.long), layers) * (how.first_layer - 1)
-    emphasis = torch.ones(n, layers) if how.emphasis is None else how.emphasis(n, layers)
+    with mean.device if mean.is_cuda else nullcontext():  # made there: a copy would make the host wait at every step
+        first = F.one_hot(torch.zeros(1, dtype=torch.long), layers) * (how.first_layer - 1)
+        emphasis = torch.ones(n, layers) if how.emphasis is None else how.emphasis(n, layers)
     return ((1 + first) * emphasis / n).to(mean)
 
 

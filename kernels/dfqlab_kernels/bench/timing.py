@@ -17,6 +17,9 @@ from dfqlab_kernels.bench.machine import Kind, flush_bytes
 Action = Callable[[], Any]
 Clock = Literal["device", "wall"]
 
+_WATCHED = 5  # launches of a call on a GPU before it is measured: a host is not as fast each time
+_QUEUE = 400  # writes that may wait before a call: a GPU takes some thousand launches before its host must wait
+
 
 @dataclass
 class Measured:
@@ -85,15 +88,14 @@ class Stopwatch:
         if self.kind == "cpu":
             return 1
         torch.cuda.synchronize()
-        launching = _elapsed(call)
-        torch.cuda.synchronize()
+        launching = max(_elapsed(call, torch.cuda.synchronize) for _ in range(_WATCHED))
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         self._write()
         end.record()
         torch.cuda.synchronize()
         writing: float = start.elapsed_time(end) / 1e3
-        return min(math.ceil(1.5 * launching / writing) + 1, 400)
+        return min(math.ceil(2 * launching / writing) + 1, _QUEUE)
 
     def _once(self, call: Action, clock: Clock, head_start: int) -> float:
         if self.kind == "cpu":

@@ -97,7 +97,8 @@ def test_a_true_division_would_decide_otherwise_somewhere(device: torch.device) 
 
 def test_ties_go_to_the_even_code(device: torch.device) -> None:
     lower = torch.arange(-100, 100)
-    found = fake_quantize(((lower + 0.5) * 0.5).to(device), torch.tensor(0.5), quant_min=-128, quant_max=127)
+    scale = torch.tensor(0.5, device=device)
+    found = fake_quantize(((lower + 0.5) * 0.5).to(device), scale, quant_min=-128, quant_max=127)
     assert torch.equal(found.cpu(), torch.where(lower % 2 == 0, lower, lower + 1) * 0.5)
 
 
@@ -133,7 +134,8 @@ def test_float64_is_computed_in_float64(device: torch.device, generator: torch.G
     x = normal(generator, 500).double()
     scale = torch.tensor(0.1, dtype=torch.float64)
     codes = (torch.round(x / scale) + 7).clamp(0, 255)
-    found = fake_quantize(x.to(device), scale.to(device), torch.tensor(7), quant_min=0, quant_max=255).cpu()
+    zero_point = torch.tensor(7, device=device)
+    found = fake_quantize(x.to(device), scale.to(device), zero_point, quant_min=0, quant_max=255).cpu()
     torch.testing.assert_close(found, (codes - 7) * scale, rtol=0, atol=1e-13)
 
 

@@ -26,7 +26,7 @@ def quantize_rereading(x: Tensor) -> Tensor:
 
 
 def learn(x: Tensor) -> Tensor:
-    scale = torch.full((x.shape[1],), 0.1, device=x.device).requires_grad_()
+    scale = (0 * x[0, :, 0, 0]).float() + 0.1  # wants a gradient, and gives x none
     return learned_step_quantize(x, scale, torch.zeros_like(scale), quant_min=-8, quant_max=7, axis=1)
 
 
@@ -204,7 +204,14 @@ def test_more_than_two_to_the_31_elements(layout: str, device: torch.device) -> 
     dx, ds = torch.autograd.grad(y, (x, learned), torch.ones_like(y))
     assert torch.equal(dx, (~last).bfloat16())
     others = [d for d in range(x.dim()) if d != axis]
-    assert torch.equal(ds, (7.0 * last.sum(others)).reshape(count).float())  # inside, rounding changes nothing
+    expected = (7.0 * last.sum(others, dtype=torch.float64)).reshape(count).float()  # inside, rounding changes nothing
+    torch.testing.assert_close(ds, expected, rtol=1e-6, atol=0)
+
+
+def asked_for() -> int:
+    """Bytes on the GPU; `memory_allocated` counts what the allocator rounds up as well."""
+    found: int = torch.cuda.memory_stats()["requested_bytes.all.current"]
+    return found
 
 
 def test_memory_is_what_was_promised(device: torch.device) -> None:
@@ -212,7 +219,7 @@ def test_memory_is_what_was_promised(device: torch.device) -> None:
     x = torch.randn(64, 64, 56, 56, device=device).requires_grad_()
     quantize(x)
     torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
+    before = asked_for()
     y = quantize(x)
-    bits = torch.cuda.memory_allocated() - before - y.nbytes
+    bits = asked_for() - before - y.nbytes
     assert x.numel() / 8 <= bits <= x.numel() / 8 + 4096

@@ -161,8 +161,8 @@ def test_the_fused_layer_is_batch_norm_activation_and_hooks(
             y, moments = bn_activation_stats(leaf, scale, shift, activation=activation, residual=added, per=per)  # type: ignore[arg-type]
             mean, var = merge_moments([moments], per=per)
         else:
-            zero, one = torch.zeros_like(scale).double(), torch.ones_like(scale).double()
-            y = torch.nn.functional.batch_norm(leaf, zero, one, scale.double(), shift.double(), eps=0)
+            zero, rest = torch.zeros_like(scale).double(), torch.full_like(scale, 0.5).double()
+            y = torch.nn.functional.batch_norm(leaf, zero, rest, scale.double(), shift.double(), eps=0.5)
             y = y if added is None else y + added
             y = {"none": lambda t: t, "relu": torch.relu, "relu6": torch.nn.functional.relu6}[activation](y)
             dims = (2, 3) if per == "sample" else (0, 2, 3)
