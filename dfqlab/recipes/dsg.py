@@ -6,7 +6,8 @@ from typing import Unpack
 
 from dfqlab.images import SyntheticSet
 from dfqlab.objective import Objective, Weighted
-from dfqlab.synthesis.inversion import Descent, Request, invert
+from dfqlab.synthesis.descent import Descent
+from dfqlab.synthesis.inversion import Request, invert
 from dfqlab.synthesis.schedules import Plateau
 from dfqlab.synthesis.terms import Alignment, SampleCorrelation, SlackAlignment, one_layer_per_sample
 from dfqlab.teachers import Teacher

@@ -7,7 +7,8 @@ from typing import Unpack
 from dfqlab.images import SyntheticSet
 from dfqlab.objective import Objective, Weighted
 from dfqlab.synthesis.augmentation import Augmentation
-from dfqlab.synthesis.inversion import Clip, Descent, Request, invert
+from dfqlab.synthesis.descent import Clip, Descent
+from dfqlab.synthesis.inversion import Request, invert
 from dfqlab.synthesis.mixing import DataMixing
 from dfqlab.synthesis.schedules import Cosine
 from dfqlab.synthesis.terms import Alignment, CrossEntropy, L2Prior, TotalVariation

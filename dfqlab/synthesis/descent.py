@@ -1,22 +1,64 @@
-"""One batch on its way from noise to images."""
-
-from __future__ import annotations
+"""One batch on its way from noise to images, and how it goes."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dfqlab.synthesis.mixing import draw_teachers
+from dfqlab.errors import ConfigurationError
+from dfqlab.objective import Objective
+from dfqlab.synthesis.augmentation import Augmentation
+from dfqlab.synthesis.mixing import DataMixing, draw_teachers
+from dfqlab.synthesis.schedules import Schedule
+from dfqlab.synthesis.zoo import Zoo
 
-if TYPE_CHECKING:
-    from dfqlab.objective import Objective
-    from dfqlab.synthesis.inversion import Descent
-    from dfqlab.synthesis.zoo import Zoo
-
+Clip = Literal["never", "each step", "at the end"]
 _FARTHEST = math.log(100)  # how far a learned weight may go from the given one
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How pixels are optimised, with Adam.
+
+    Attributes:
+        steps: for each batch.
+        learning_rate: in normalised space.
+        schedule: of the learning rate.
+        betas: of Adam.
+        coarse_steps: so many of the steps come first and see the images at half resolution, two by two pixels averaged;
+            then Adam and the schedule start over (DeepInversion's code).
+        augmentation: what happens to the images before the teachers see them.
+        mixing: of images and labels, or None (MixMix).
+        teachers_per_batch: how many of the zoo are drawn for each batch; None takes all (MixMix's m').
+        clip: to the range of valid pixels: after each step (DeepInversion, MixMix), once at the end, or never (ZeroQ).
+        learned_weights: let each term's weight move with the descent, up to a hundredfold from the objective's.
+    """
+
+    steps: int
+    learning_rate: float
+    schedule: Schedule
+    betas: tuple[float, float] = (0.9, 0.999)
+    coarse_steps: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    mixing: DataMixing | None = None
+    teachers_per_batch: int | None = None
+    clip: Clip = "never"
+    learned_weights: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise ConfigurationError(f"steps={self.steps!r}: expected an integer of at least 1")
+        if not self.learning_rate > 0 or not math.isfinite(self.learning_rate):
+            raise ConfigurationError(f"learning_rate={self.learning_rate}: expected a positive number")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigurationError(f"betas={self.betas}: expected two numbers in [0, 1)")
+        if not isinstance(self.coarse_steps, int) or not 0 <= self.coarse_steps < self.steps:
+            raise ConfigurationError(f"coarse_steps={self.coarse_steps}: expected fewer than the {self.steps} steps")
+        if self.clip not in ("never", "each step", "at the end"):
+            raise ConfigurationError(f"clip={self.clip!r}: choose 'never', 'each step' or 'at the end'")
 
 
 class NotFinite(Exception):

@@ -22,7 +22,8 @@ from dfqlab.recipes.mixmix import MixMix
 from dfqlab.recipes.names import RECIPES
 from dfqlab.recipes.zeroq import ZeroQ
 from dfqlab.synthesis import plan as planning
-from dfqlab.synthesis.inversion import Descent, invert
+from dfqlab.synthesis.descent import Descent
+from dfqlab.synthesis.inversion import invert
 from dfqlab.synthesis.mixing import DataMixing
 from dfqlab.synthesis.plan import plan_for
 from dfqlab.synthesis.schedules import Plateau

@@ -9,7 +9,7 @@ from dfqlab.errors import TeacherError
 from dfqlab.recipes import synthesize
 from dfqlab.recipes import zeroq as module_of_zeroq
 from dfqlab.recipes.zeroq import ZeroQ
-from dfqlab.synthesis.inversion import Descent
+from dfqlab.synthesis.descent import Descent
 from dfqlab.synthesis.schedules import Plateau
 from dfqlab.synthesis.terms import Alignment
 from dfqlab.teachers import Teacher

@@ -18,7 +18,8 @@ from dfqlab.progress import Cancelled, OnStep, Step, ignore
 from dfqlab.synthesis import plan as planning
 from dfqlab.synthesis.augmentation import Augmentation
 from dfqlab.synthesis.checkpointing import IMAGES_FILE, Checkpoint
-from dfqlab.synthesis.inversion import Descent, invert
+from dfqlab.synthesis.descent import Descent
+from dfqlab.synthesis.inversion import invert
 from dfqlab.synthesis.mixing import DataMixing
 from dfqlab.synthesis.schedules import Cosine, Plateau, Schedule
 from dfqlab.synthesis.terms import Alignment, CrossEntropy, TotalVariation
@@ -293,7 +294,8 @@ from torch import nn
 from dfqlab.objective import Objective
 from dfqlab.synthesis import plan
 from dfqlab.synthesis.checkpointing import Checkpoint
-from dfqlab.synthesis.inversion import Descent, invert
+from dfqlab.synthesis.descent import Descent
+from dfqlab.synthesis.inversion import invert
 from dfqlab.synthesis.mixing import DataMixing
 from dfqlab.synthesis.schedules import Plateau
 from dfqlab.synthesis.terms import Alignment, CrossEntropy

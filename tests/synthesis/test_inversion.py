@@ -17,7 +17,8 @@ from dfqlab.progress import Cancelled, OnStep, Step, ignore
 from dfqlab.statistics import ObservedTeacher, Per, TeacherOutputs
 from dfqlab.synthesis import plan as planning
 from dfqlab.synthesis.checkpointing import Checkpoint
-from dfqlab.synthesis.inversion import Descent, Labels, invert
+from dfqlab.synthesis.descent import Descent
+from dfqlab.synthesis.inversion import Labels, invert
 from dfqlab.synthesis.mixing import DataMixing
 from dfqlab.synthesis.plan import Execution, Plan, generator_for, plan_for
 from dfqlab.synthesis.schedules import Cosine, Plateau, Schedule

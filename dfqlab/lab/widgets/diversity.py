@@ -17,7 +17,8 @@ from dfqlab.measures import gaussian_distance, sample_statistics, similarity_ind
 from dfqlab.objective import Objective, Weighted
 from dfqlab.progress import OnStep, Step
 from dfqlab.statistics import ObservedTeacher, remembered
-from dfqlab.synthesis.inversion import Descent, invert
+from dfqlab.synthesis.descent import Descent
+from dfqlab.synthesis.inversion import invert
 from dfqlab.synthesis.schedules import Cosine
 from dfqlab.synthesis.terms import Alignment, SampleCorrelation, SlackAlignment, one_layer_per_sample
 from dfqlab.teachers import Teacher

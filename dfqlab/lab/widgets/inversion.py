@@ -18,7 +18,8 @@ from dfqlab.objective import Objective, Weighted
 from dfqlab.progress import OnStep, Step
 from dfqlab.statistics import Per
 from dfqlab.synthesis.augmentation import Augmentation
-from dfqlab.synthesis.inversion import Descent, invert
+from dfqlab.synthesis.descent import Descent
+from dfqlab.synthesis.inversion import invert
 from dfqlab.synthesis.schedules import Cosine
 from dfqlab.synthesis.terms import Alignment, BlurPrior, CrossEntropy, TotalVariation
 from dfqlab.teachers import Teacher

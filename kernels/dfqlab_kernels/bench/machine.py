@@ -61,8 +61,15 @@ def this_machine() -> Machine:
         facts = {"bytes": found.total_memory, "multiprocessors": found.multi_processor_count}
         return Machine(kind, found.name, facts, versions, code_digest())
     threads = torch.get_num_threads()
-    name = f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
+    name = f"{_processor()} ({instructions()}), {threads} thread{'s' if threads > 1 else ''}"
     return Machine(kind, name, {"threads": threads}, versions, code_digest())
+
+
+def instructions() -> str:
+    """The widest that torch computes with here: processors of one name may differ, and bfloat16 needs its own."""
+    widest: str = torch.backends.cpu.get_cpu_capability()
+    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.13 may not know
+    return f"{widest} and bfloat16" if has.get("avx512_bf16") or has.get("amx_bf16") else widest
 
 
 def results_folder(default: Path = FOLDER) -> Path:

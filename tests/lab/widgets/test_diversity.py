@@ -11,7 +11,8 @@ import dfqlab.lab.widgets.diversity as widget
 from dfqlab.errors import ConfigurationError
 from dfqlab.lab.panels import Experiment
 from dfqlab.progress import Step
-from dfqlab.synthesis.inversion import Descent, invert
+from dfqlab.synthesis.descent import Descent
+from dfqlab.synthesis.inversion import invert
 from dfqlab.synthesis.terms import Alignment, SlackAlignment, one_layer_per_sample
 from dfqlab.teachers import Teacher
 

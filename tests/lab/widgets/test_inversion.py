@@ -20,7 +20,8 @@ from dfqlab.lab.panels import Experiment
 from dfqlab.measures import recognition
 from dfqlab.progress import Cancelled, Step
 from dfqlab.statistics import ObservedTeacher
-from dfqlab.synthesis.inversion import Descent, invert
+from dfqlab.synthesis.descent import Descent
+from dfqlab.synthesis.inversion import invert
 from dfqlab.synthesis.terms import Alignment, BlurPrior, CrossEntropy, TotalVariation
 from dfqlab.teachers import Teacher
 
