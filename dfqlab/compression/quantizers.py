@@ -29,18 +29,24 @@ class QuantizationParameters:
         return low * float(self.scale), high * float(self.scale)
 
 
-def affine_parameters(low: float, high: float, grid: Grid) -> QuantizationParameters:
-    """The scale and zero point that put [low, high], widened to contain 0, on an affine grid.
+def affine_grid(
+    low: Float[Tensor, "*n"], high: Float[Tensor, "*n"], grid: Grid
+) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
+    """The scale (float32) and the zero point that put each [low, high], widened to contain 0, on an affine grid.
 
     Zero is exactly a code, so that zero padding and ReLU cost nothing.
     """
-    low, high = min(low, 0.0), max(high, 0.0)
-    levels = grid.quant_max - grid.quant_min
-    scale = torch.tensor(max((high - low) / levels, SMALLEST_SCALE), dtype=torch.float32)
-    zero_point = grid.quant_min + round(-low / float(scale))
-    return QuantizationParameters(
-        scale, min(max(zero_point, grid.quant_min), grid.quant_max), grid.quant_min, grid.quant_max
-    )
+    low, high = low.double().clamp(max=0), high.double().clamp(min=0)
+    scale = ((high - low) / (grid.quant_max - grid.quant_min)).clamp(min=SMALLEST_SCALE).float()
+    zero_point = grid.quant_min + torch.round(-low / scale.double())
+    return scale, zero_point.clamp(grid.quant_min, grid.quant_max)
+
+
+def affine_parameters(low: float, high: float, grid: Grid) -> QuantizationParameters:
+    """`affine_grid` of one range."""
+    ends = torch.tensor([low, high], dtype=torch.float64)
+    scale, zero_point = affine_grid(ends[0], ends[1], grid)
+    return QuantizationParameters(scale, int(zero_point), grid.quant_min, grid.quant_max)
 
 
 def symmetric_scale(
