@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.image_sets import SIZES
+from benchmarks.image_sets import SIZES, settings_of
 from benchmarks.markdown import listed
 from benchmarks.zoo import ZOOS
 
@@ -58,8 +58,19 @@ def made_of(result: Result) -> str:
         f"Size {result['size']}: {result['calibration_images']:,} images, steps: {listed(steps)}; "
         f"{'one seed' if len(seeds) == 1 else f'means over seeds {listed(seeds)}'}; {result['test_images']:,}"
         f"{recompressed} test images. {result['machine']}, torch {result['torch']}, {result['date']}; "
-        f"{cost(result):,.0f} CPU seconds."
+        f"{cost(result):,.0f} CPU seconds.{outdated(result)}"
     )
+
+
+def outdated(result: Result) -> str:
+    """What has changed in the recipes since, or ""; steps are the table's own."""
+    changed = [
+        f"{name} of {recipe} was {value}, and is {now}"
+        for recipe, settings in result["recipes"].items()
+        for name, now in settings_of(recipe, {}).items()
+        if name != "steps" and (value := settings.get(name)) != now
+    ]
+    return f" **Of recipes as they were: {listed(changed)}.**" if changed else ""
 
 
 def cost(result: Result) -> float:

@@ -30,7 +30,7 @@ class MixMix:
     coarse_steps: int = 0
     teachers_per_batch: int = 3  # m' of section 4.1; of a smaller zoo all
     mixing: bool = True
-    alignment: float = 0.3
+    alignment: float = 1.0
     label: float = 1.0
     total_variation: float = 0.01
     l2: float = 0.001

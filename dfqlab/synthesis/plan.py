@@ -48,6 +48,9 @@ class Execution:
 class Plan:
     """How a job is executed. The same plan, seed and machine give the same bytes.
 
+    On a GPU, too, where teachers take the images in one size and none is cropped: torch's gradients of resized and of
+    cropped images there are sums in any order.
+
     Attributes:
         batch_size: images optimised together.
         device: "cpu" or "cuda".

@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarks import render
-from benchmarks.paper_pages import command_of
+from benchmarks.image_sets import settings_of
+from benchmarks.paper_pages import command_of, outdated
 from benchmarks.zoo import ZOOS
 
 
@@ -19,6 +20,13 @@ def test_the_readme_says_what_the_results_files_say() -> None:
 def test_a_table_without_a_results_file_says_not_measured(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(render, "FOLDER", tmp_path)
     assert render.page().count("not measured") == 3 + 4 * len(render.PAPERS)
+
+
+def test_a_table_of_recipes_as_they_were_says_so() -> None:
+    recipes = {"mixmix": settings_of("mixmix", {"steps": 7}), "zeroq": settings_of("zeroq", {})}
+    assert outdated({"recipes": recipes}) == ""
+    recipes["mixmix"]["alignment"] = 0.25
+    assert outdated({"recipes": recipes}) == " **Of recipes as they were: alignment of mixmix was 0.25, and is 1.0.**"
 
 
 def test_every_table_that_waits_for_a_gpu_has_a_line_in_its_tick_list() -> None:
