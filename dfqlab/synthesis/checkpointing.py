@@ -136,7 +136,7 @@ class Kept:
             images = torch.cat(self.in_memory)
             return replace(self.empty, images=images, labels=self._labels(len(images)), partial=partial)
         path = self.checkpoint.folder / IMAGES_FILE
-        count = sum(len(part) for part in self._parts())
+        count = min(self.batches * self.empty.plan["batch_size"], self.count) + sum(map(len, self.in_memory))
         replace(self.empty, partial=partial).save_parts(path, self._parts(), count, self._labels(count))
         if not partial:
             self.checkpoint.tidy()
