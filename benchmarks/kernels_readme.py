@@ -48,6 +48,8 @@ hand and rewrites this page; what was not measured says so. [GPU.md](GPU.md) lis
 - What a backward pass needs is little: one bit for each element (`fake_quantize`), or x, read again.
 - All layers share a launch: moments of every layer are merged by one kernel, and compared with memory by another.
 - Scales, zero points and targets are tensors that kernels read: nothing waits for the host, and CUDA graphs capture it.
+- Launched from Python one by one, a few kernels keep the host as busy as torch's many: an op of ours has more to do
+  before its kernel starts. Inversions on a GPU therefore replay loss and gradient as CUDA graphs.
 - Arithmetic is float32 for float32, bfloat16 and float16, and float64 for float64.
 
 ## Bytes

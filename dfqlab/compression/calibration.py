@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dfqlab.compression.insertion import PreparedNetwork
-from dfqlab.compression.quantizers import ActivationQuantizer, affine_grid, symmetric_scale
+from dfqlab.compression.quantizers import ActivationQuantizer, affine_scales, symmetric_scale
 from dfqlab.compression.spec import Calibration, Grid
 from dfqlab.errors import DataError
 from dfqlab.images import ImageSource
@@ -100,7 +100,7 @@ def least_squared_error_range(
     )
     errors = []
     for some_low, some_high in zip(lows.split(_AT_ONCE), highs.split(_AT_ONCE), strict=True):
-        scale, zero_point = affine_grid(some_low, some_high, grid)
+        scale, zero_point = affine_scales(some_low, some_high, grid)
         pretended = fake_quantize(
             centres.expand(len(scale), -1),
             scale,

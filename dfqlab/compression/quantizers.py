@@ -29,7 +29,7 @@ class QuantizationParameters:
         return low * float(self.scale), high * float(self.scale)
 
 
-def affine_grid(
+def affine_scales(
     low: Float[Tensor, "*n"], high: Float[Tensor, "*n"], grid: Grid
 ) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
     """The scale (float32) and the zero point that put each [low, high], widened to contain 0, on an affine grid.
@@ -43,9 +43,9 @@ def affine_grid(
 
 
 def affine_parameters(low: float, high: float, grid: Grid) -> QuantizationParameters:
-    """`affine_grid` of one range."""
+    """`affine_scales` of one range."""
     ends = torch.tensor([low, high], dtype=torch.float64)
-    scale, zero_point = affine_grid(ends[0], ends[1], grid)
+    scale, zero_point = affine_scales(ends[0], ends[1], grid)
     return QuantizationParameters(scale, int(zero_point), grid.quant_min, grid.quant_max)
 
 

@@ -16,7 +16,7 @@ from dfqlab.progress import Cancelled, OnStep, Step, ignore
 from dfqlab.synthesis.checkpointing import IMAGES_FILE, Checkpoint, Kept
 from dfqlab.synthesis.descent import BatchDescent, Descent, NotFinite
 from dfqlab.synthesis.plan import Plan, generator_for, plan_for
-from dfqlab.synthesis.zoo import Zoo
+from dfqlab.synthesis.zoo import Zoo, settled
 from dfqlab.teachers import Teacher
 
 Labels = Literal["balanced"] | Int[Tensor, " count"] | None
@@ -75,6 +75,7 @@ def invert(
     """
     _check(teachers, count, descent, recipe)
     plan = plan_for(teachers, steps=descent.steps, count=count, teachers_per_batch=descent.teachers_per_batch)
+    plan = settled(plan, teachers, objective, seed=seed)
     labels = _labels(labels, count, len(teachers[0].classes), plan.batch_size)
     empty = SyntheticSet(
         images=torch.empty(0, *teachers[0].input.size),

@@ -18,7 +18,7 @@ from dfqlab.teachers import Teacher
 
 BATCH_SIZE = 128
 _WORTH_COMPILING = 4e8  # elements that a job brings through one BatchNorm layer: what compiling that layer costs
-_WORTH_CAPTURING = 20  # batches that a network sees: a CUDA graph is captured after three
+_WORTH_CAPTURING = 20  # batches that a network sees: capturing one costs four
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Execution:
     Attributes:
         dtype: of convolutions and activations; statistics and images are float32 whatever it is.
         compiled: whether torch.compile is used.
-        note: why one that is worth compiling is not compiled, or one that is worth capturing not captured, or "".
+        note: why one that is worth compiling or capturing is not, or "".
         captured: whether a GPU replays loss and gradient as CUDA graphs.
     """
 
@@ -48,8 +48,8 @@ class Execution:
 class Plan:
     """How a job is executed. The same plan, seed and machine give the same bytes.
 
-    On a GPU, too, where teachers take the images in one size and none is cropped: torch's gradients of resized and of
-    cropped images there are sums in any order.
+    On a GPU they do as far as torch's gradients there have an order: those of mixed, resized and cropped images have
+    none, nor have all of cuDNN's.
 
     Attributes:
         batch_size: images optimised together.
@@ -87,7 +87,8 @@ def plan_for(teachers: Sequence[Teacher], *, steps: int, count: int, teachers_pe
     On a CPU a network is compiled where that takes less time than it saves. What it saves is passes over what goes
     through BatchNorm layers; what it takes goes with their number. A compiled one runs in bfloat16 where that is
     faster: on a CPU with instructions for it, and without grouped convolutions, which bfloat16 makes slower. On a GPU
-    a network that a CUDA graph can hold is captured: launching its kernels one by one takes longer than they take.
+    loss and gradient are captured as CUDA graphs: launching the kernels of a small network one by one takes longer than
+    they take.
     """
     batch_size = min(BATCH_SIZE, count)
     images = steps * batch_size * -(-count // batch_size)
@@ -100,8 +101,7 @@ def _execution(teacher: Teacher, images: float, batches: float) -> Execution:
     """How a network is executed that sees so many images in so many batches."""
     layers = max(1, len(teacher.batch_norms))
     if teacher.device.type == "cuda" and batches >= _WORTH_CAPTURING:
-        obstacle = _obstacle_to_capture(teacher)
-        return Execution("float32", compiled=False, note=obstacle, captured=not obstacle)
+        return Execution("float32", compiled=False, captured=True)
     if teacher.device.type != "cpu" or images * elements(teacher) / layers < _WORTH_COMPILING:
         return Execution("float32", compiled=False)
     if missing := missing_for_compile():
@@ -157,14 +157,3 @@ def _runs_in_bfloat16(teacher: Teacher) -> bool:
     except (TeacherError, RuntimeError):
         return False
     return True
-
-
-def _obstacle_to_capture(teacher: Teacher) -> str:
-    """Why no CUDA graph can hold the network, or "": one that waits for the device, or asks the host, is refused."""
-    observed = ObservedTeacher(teacher)
-    images = torch.zeros(2, *teacher.input.size, device=teacher.device).requires_grad_()
-    try:
-        torch.cuda.make_graphed_callables(lambda x: observed(x).logits, (images,))
-    except RuntimeError:
-        return "no CUDA graph can hold it"
-    return ""

@@ -47,6 +47,7 @@ def learned_step_quantize(
 
     Raises:
         ShapeError: `scale` or `zero_point` does not fit `x` along `axis`.
+        DeviceError: one of them is not on x's device.
 
     >>> scale = torch.tensor(0.5, requires_grad=True)
     >>> y = learned_step_quantize(torch.tensor([0.25, 0.375, 9.0]), scale, quant_min=-2, quant_max=1)

@@ -25,8 +25,9 @@ def test_a_table_without_a_results_file_says_not_measured(tmp_path, monkeypatch:
 def test_a_table_of_recipes_as_they_were_says_so() -> None:
     recipes = {"mixmix": settings_of("mixmix", {"steps": 7}), "zeroq": settings_of("zeroq", {})}
     assert outdated({"recipes": recipes}) == ""
-    recipes["mixmix"]["alignment"] = 0.25
-    assert outdated({"recipes": recipes}) == " **Of recipes as they were: alignment of mixmix was 0.25, and is 1.0.**"
+    now, recipes["mixmix"]["alignment"] = recipes["mixmix"]["alignment"], 0.25
+    said = f"alignment of mixmix was 0.25, and is {now}"
+    assert outdated({"recipes": recipes}) == f" **Of recipes as they were: {said}.**"
 
 
 def test_every_table_that_waits_for_a_gpu_has_a_line_in_its_tick_list() -> None:

@@ -46,7 +46,7 @@ def test_a_captured_descent_is_the_one_that_was_captured(
 
 
 def test_a_captured_descent_goes_on_with_the_same_bytes(zoo: list[dfqlab.Teacher], tmp_path: Path) -> None:
-    recipe = MixMix(steps=40)
+    recipe = MixMix(steps=40, mixing=False)  # the gradient of mixed images has no order
     whole = recipe.synthesize(zoo, count=8, seed=0)
     assert all(how["captured"] for how in whole.plan["networks"])
 
@@ -71,5 +71,5 @@ def test_a_network_that_asks_the_host_is_run_as_it_is(zoo: list[dfqlab.Teacher])
     made = replace(ZeroQ(), steps=25).synthesize([teacher], count=4, seed=0)
     (how,) = made.plan["networks"]
     assert not how["captured"]
-    assert how["note"]
+    assert "waits" in how["note"]
     assert torch.isfinite(made.images).all()

@@ -88,7 +88,10 @@ class Stopwatch:
         if self.kind == "cpu":
             return 1
         torch.cuda.synchronize()
-        launching = max(_elapsed(call, torch.cuda.synchronize) for _ in range(_WATCHED))
+        launching = 0.0
+        for _ in range(_WATCHED):
+            launching = max(launching, _elapsed(call))
+            torch.cuda.synchronize()
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         self._write()
