@@ -17,17 +17,21 @@ RULES = ("minmax", "mse")  # where ranges come from; which rule matters as much 
 WIDTHS: tuple[Width, ...] = ((4, 4), (8, 3), (4, 3), (3, 3))  # weights, activations: bits
 
 
-def right(model: OnnxModel | dfqlab.Teacher, test: dfqlab.LabelledImages) -> Tensor:
+def right(model: OnnxModel | dfqlab.CompressedModel | dfqlab.Teacher, test: dfqlab.LabelledImages) -> Tensor:
     """1.0 for each image whose class the model names."""
     return dfqlab.evaluate(model, test).correct.double()
+
+
+def quantized(teacher: dfqlab.Teacher, images: ImageSource, width: Width, rule: str) -> dfqlab.CompressedModel:
+    """The teacher, with ranges from images."""
+    return dfqlab.quantize(teacher, images, weights=width[0], activations=width[1], calibration=rule)
 
 
 def quantized_right(
     teacher: dfqlab.Teacher, images: ImageSource, width: Width, test: dfqlab.LabelledImages, rule: str = "mse"
 ) -> Tensor:
-    """`right`, of the teacher quantized with ranges from images."""
-    model = dfqlab.quantize(teacher, images, weights=width[0], activations=width[1], calibration=rule)
-    return right(OnnxModel.of(model, threads=torch.get_num_threads()), test)  # others may be at work beside it
+    """`right` of it, executed by onnxruntime on as many threads as torch has: others may be at work beside it."""
+    return right(OnnxModel.of(quantized(teacher, images, width, rule), threads=torch.get_num_threads()), test)
 
 
 def separating_width(accuracy: Callable[[str, Width], float], floor: float) -> Width:

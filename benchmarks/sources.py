@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.accuracy import WIDTHS, Width, label, quantized_right, right, separating_width
+from benchmarks.accuracy import WIDTHS, Width, label, quantized, quantized_right, right, separating_width
 from benchmarks.paper_table import Run
 from benchmarks.zoo import drawn
 from dfqlab.images import ImageSource
@@ -37,12 +37,15 @@ def right_by_seed(run: Run, target: str, rule: str, width: Width, source: Source
 
 
 def chosen_width(run: Run, target: str, rule: str) -> Width:
-    """The width at which images separate, by what seed 100's real images and clipped noise say: no synthetic ones."""
+    """The width at which images separate, by what seed 100's real images and clipped noise say: no synthetic ones.
+
+    Nothing is reported of it, so torch says how the quantized network answers: that needs no export.
+    """
     teacher, known = run.zoo.networks[target], references(run)
 
     def accuracy(source: str, width: Width) -> float:
         images = known[source](CHOOSING_SEED)
-        return float(quantized_right(teacher, images, width, run.zoo.test, rule).mean())
+        return float(right(quantized(teacher, images, width, rule), run.zoo.test).mean())
 
     def choose() -> str:
         return label(separating_width(accuracy, floor=0.5 * float(right(teacher, run.zoo.test).mean())))
