@@ -201,6 +201,7 @@ def test_ctrl_c_keeps_the_images_made_so_far(tmp_path: Path) -> None:
     assert "stopped before" in (tmp_path / "m" / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("exact_products")
 @pytest.mark.traces
 def test_resnet20_loses_at_most_half_a_point_at_8_bits(data_dir: Path, tmp_path: Path) -> None:
     cifar10 = data_dir / "cifar10"

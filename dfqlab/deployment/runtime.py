@@ -135,7 +135,7 @@ def saturation_warning(cpu_flags: Sequence[str] | None = None) -> str | None:
         return None
     return (
         "this processor has no VNNI: uint8 x int8 products may saturate in 16 bits, so results can differ from a "
-        "processor that has it (onnxruntime's session.x64quantprecision=1 trades speed for exactness)"
+        "processor that has it"
     )
 
 
