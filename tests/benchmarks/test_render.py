@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import render
 from benchmarks.image_sets import settings_of
-from benchmarks.paper_pages import command_of, outdated
+from benchmarks.paper_pages import command_of, outdated, saturated
 from benchmarks.zoo import ZOOS
 
 
@@ -28,6 +28,11 @@ def test_a_table_of_recipes_as_they_were_says_so() -> None:
     now, recipes["mixmix"]["alignment"] = recipes["mixmix"]["alignment"], 0.25
     said = f"alignment of mixmix was 0.25, and is {now}"
     assert outdated({"recipes": recipes}) == f" **Of recipes as they were: {said}.**"
+
+
+def test_a_table_of_a_processor_that_saturates_says_so() -> None:
+    assert saturated({}) == ""
+    assert "Weights of 8 bits: this one does. Compare" in saturated({"saturation": "this one does"})
 
 
 def test_every_table_that_waits_for_a_gpu_has_a_line_in_its_tick_list() -> None:

@@ -38,13 +38,13 @@ def fresh_noise(teacher: Teacher, count: int = 64) -> Noise:
     return Noise(teacher.input, count, seed=1, clipped=True)
 
 
-def assert_holds(found: Certificate, model: CompressedModel) -> None:
+def assert_holds(found: Certificate, model: CompressedModel, *, least_sqnr: float = 30) -> None:
     assert found.holds, found.sentence
     assert found.codes >= 1_000_000
     assert found.differences == 0
     assert found.integer_convolutions == found.convolutions > 0
     assert found.top1_agreement == 1
-    assert found.sqnr > 20  # torch adds in floats: what falls on a tie may round otherwise, to another of 16 codes
+    assert found.sqnr > least_sqnr
     # Every convolution and linear layer of the model stands in the table once, under its own name.
     checked = {c.name: c.operator for c in found.checks if c.operator in ("QLinearConv", "QGemm")}
     expected = {name: "QGemm" if layer.codes.dim() == 2 else "QLinearConv" for name, layer in model.layers.items()}
@@ -126,7 +126,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 def test_it_holds_for_networks_of_one_odd_part_each(make_teacher: MakeTeacher, name: str) -> None:
     teacher = make_teacher(NETWORKS[name]())
     model = compressed(teacher, 4, 4)
-    assert_holds(certify(model, fresh_noise(teacher)), model)
+    # Without VNNI two of 64 images of this one come out otherwise than in torch, in float32 as in float64. Why is open:
+    # weights of 4 bits cannot saturate, and no layer that the certificate checks differs by a code.
+    strange = name == "shuffled channels, no activation" and saturation_warning() is not None
+    assert_holds(certify(model, fresh_noise(teacher)), model, least_sqnr=20 if strange else 30)
 
 
 # Trained teachers.
