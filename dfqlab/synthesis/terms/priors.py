@@ -1,12 +1,16 @@
 """What natural images look like, whoever classifies them. All read normalised images: 0 is the mean colour."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from dfqlab.errors import ConfigurationError
 
@@ -20,7 +24,7 @@ class TotalVariation:
     "l2", as DeepInversion's code: the sum of four norms, of the differences down, to the right and along both
     diagonals, each the root of a sum over an image's pixels and colours. "l1": the mean over an image's pixels of the
     absolute differences down and to the right, summed over colours. Both are averaged over images. (DeepInversion takes
-    its norms over the whole batch, whose gradient is that of ours times sqrt(n).)
+    its norms over the whole batch, whose gradient is that of ours times sqrt(n).) "l2" can be differentiated once.
     """
 
     norm: str = "l2"
@@ -31,12 +35,11 @@ class TotalVariation:
 
     def of_images(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
         """Averaged over images."""
-        down, right = x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
-        if self.norm == "l1":
-            pixels = x.shape[-1] * x.shape[-2]
-            return (down.abs().sum() + right.abs().sum()) / (pixels * len(x))
-        falling, rising = x[..., 1:, 1:] - x[..., :-1, :-1], x[..., 1:, :-1] - x[..., :-1, 1:]
-        return torch.stack([_norms(d).mean() for d in (down, right, falling, rising)]).sum()
+        if self.norm == "l2":
+            return cast("Tensor", _VariationNorms.apply(x)).mean(1).sum()
+        down_and_right = islice(_neighbours(x), 2)
+        summed = torch.stack([(one - other).abs().sum() for one, other in down_and_right]).sum()
+        return summed / (x.shape[-1] * x.shape[-2] * len(x))
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,43 @@ class LowPassPrior:
         return (spectrum * above).mean()
 
 
+class _VariationNorms(torch.autograd.Function):
+    """For each direction (4), and each image, the norm of its differences.
+
+    Autograd makes an image of each slice's gradient and adds all of them up: that is felt in a compiled step of a small
+    network. Here they are added up in place, in less than half the time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        differences = [one - other for one, other in _neighbours(x)]
+        norms = torch.stack([_norms(difference) for difference in differences])
+        ctx.save_for_backward(norms, *differences)
+        return norms
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_norms: Tensor) -> Tensor:
+        norms, *differences = ctx.saved_tensors
+        n, c, height, width = differences[0].shape
+        gradient: Tensor = norms.new_zeros(n, c, height + 1, width)
+        shares = (of_norms / norms)[..., None, None, None]
+        for (one, other), difference, share in zip(_neighbours(gradient), differences, shares, strict=True):
+            part = difference * share
+            one += part
+            other -= part
+        return gradient
+
+
+def _neighbours(x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views of all pixels that have a neighbour and of those neighbours: down, right, along either diagonal."""
+    yield x[..., 1:, :], x[..., :-1, :]
+    yield x[..., 1:], x[..., :-1]
+    yield x[..., 1:, 1:], x[..., :-1, :-1]
+    yield x[..., 1:, :-1], x[..., :-1, 1:]
+
+
 def _norms(x: Tensor) -> Tensor:
     """The norm of each image."""
-    return (x.flatten(1).square().sum(1) + _TINY).sqrt()
+    squared: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1).square()
+    return (squared + _TINY).sqrt()

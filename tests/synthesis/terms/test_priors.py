@@ -102,6 +102,12 @@ def test_total_variation_l2_is_the_sum_of_four_norms_of_each_image(images: Tenso
     assert float(TotalVariation("l2").of_images(images)) == pytest.approx(np.mean(expected), rel=1e-9)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1), (2, 2)])
+def test_the_smallest_images_have_a_variation_and_its_gradient(size: tuple[int, int]) -> None:
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert torch.autograd.gradcheck(TotalVariation("l2").of_images, (images.requires_grad_(),))
+
+
 def test_total_variation_l1_is_a_mean_over_pixels_of_differences_down_and_right(images: Tensor) -> None:
     expected = [
         sum(abs(d) for to in ((1, 0), (0, 1)) for d in differences(image, *to)) / 35 for image in images.numpy()
