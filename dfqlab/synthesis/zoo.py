@@ -114,9 +114,11 @@ def _waits(loss: _TeacherLoss, teacher: Teacher) -> bool:
     labels = torch.zeros(2, dtype=torch.long, device=teacher.device)
     before = torch.cuda.get_sync_debug_mode()
     try:
-        for mode in ("default", "error"):  # the first call makes tables that stay
-            torch.cuda.set_sync_debug_mode(mode)
-            torch.autograd.grad(loss(images, labels).sum(), images, allow_unused=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Synchronization debug mode")  # a prototype, torch says
+            for mode in ("default", "error"):  # the first call makes tables that stay
+                torch.cuda.set_sync_debug_mode(mode)
+                torch.autograd.grad(loss(images, labels).sum(), images, allow_unused=True)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:
