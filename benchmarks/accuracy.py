@@ -1,4 +1,7 @@
-"""What images are worth to a network: its accuracy after they set its ranges, executed by onnxruntime."""
+"""What images are worth to a network: its accuracy after they set its ranges, executed by onnxruntime.
+
+On a processor without VNNI, onnxruntime's products of 8-bit weights saturate: there, torch executes those networks.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,6 +11,7 @@ from torch import Tensor
 
 import dfqlab
 from dfqlab.deployment import OnnxModel
+from dfqlab.deployment.runtime import saturation_warning
 from dfqlab.images import ImageSource
 from dfqlab.measures import paired_difference, wilson
 
@@ -30,8 +34,14 @@ def quantized(teacher: dfqlab.Teacher, images: ImageSource, width: Width, rule: 
 def quantized_right(
     teacher: dfqlab.Teacher, images: ImageSource, width: Width, test: dfqlab.LabelledImages, rule: str = "mse"
 ) -> Tensor:
-    """`right` of it, executed by onnxruntime on as many threads as torch has: others may be at work beside it."""
-    return right(OnnxModel.of(quantized(teacher, images, width, rule), threads=torch.get_num_threads()), test)
+    """`right` of it, executed on as many threads as torch has: others may be at work beside it."""
+    model = quantized(teacher, images, width, rule)
+    return right(model if saturates(width) else OnnxModel.of(model, threads=torch.get_num_threads()), test)
+
+
+def saturates(width: Width) -> bool:
+    """Whether onnxruntime's products may saturate here, so that torch executes a network of this width."""
+    return width[0] == 8 and saturation_warning() is not None
 
 
 def separating_width(accuracy: Callable[[str, Width], float], floor: float) -> Width:

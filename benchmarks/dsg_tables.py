@@ -30,6 +30,8 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "LSE": ("dsg", {"slack": False}),
     "SDA": ("dsg", {"emphasis": False}),
     "DSG": ("dsg", {}),
+    "DSG, less slack: 0.7": ("dsg", {"slack_percentile": 0.7}),  # figure 5 does so with SDA alone
+    "DSG, less slack: 0.5": ("dsg", {"slack_percentile": 0.5}),
 }
 MEASURES = ("gaussian", "mean_variance", "std_variance", "image_similarity", "feature_similarity")
 WIDTHS = ((8, 8), (6, 6), (4, 4))

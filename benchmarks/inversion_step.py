@@ -59,7 +59,10 @@ def main() -> None:
     origin = {"versions": machine.versions, "code": machine.code, "date": date.today().isoformat()}
     facts = {"device": machine.as_dict(), "batch": BATCH, **origin}
     entry = facts | known.get(machine.slug, {})  # each part says of itself when it was measured, and of what code
-    teacher = resnet20_teacher(machine.kind)
+
+    def write() -> None:
+        write_json(path, {"devices": known | {machine.slug: entry}})
+
     if sys.argv[1:] == ["zoo"]:
         entry["zoo"] = _in_a_process("zoo_job()") | origin
         print(json.dumps(entry["zoo"], indent=2))
@@ -67,15 +70,16 @@ def main() -> None:
         entry["jobs"] = {recipe: jobs(recipe) | origin for recipe in RECIPES}
         print(json.dumps(entry["jobs"], indent=2))
     else:
-        entry |= facts
+        entry |= facts | {"recipes": {}}
+        teacher = resnet20_teacher(machine.kind)
         rounds = Stopwatch(machine.kind, rounds=40, fewest=15, seconds=90, flush=0, run_up=1)  # a step after one
-        entry["recipes"] = {recipe: measure(recipe, teacher, BATCH, rounds) for recipe in RECIPES}
-        for recipe, result in entry["recipes"].items():
+        for recipe in RECIPES:
+            entry["recipes"][recipe] = result = measure(recipe, teacher, BATCH, rounds)
+            write()
             for name, taken in result["times"].items():
                 ratio = result["times"][HOOKS]["median"] / taken["median"]
                 print(f"{recipe:<14}{name:<44}{1e3 * taken['median']:>9.1f} ms  {ratio:>5.2f} times as fast as {HOOKS}")
-    known[machine.slug] = entry
-    write_json(path, {"devices": known})
+    write()
     print("python -m benchmarks.render rewrites benchmarks/README.md")
 
 

@@ -58,14 +58,15 @@ def made_of(result: Result) -> str:
         f"Size {result['size']}: {result['calibration_images']:,} images, steps: {listed(steps)}; "
         f"{'one seed' if len(seeds) == 1 else f'means over seeds {listed(seeds)}'}; {result['test_images']:,}"
         f"{recompressed} test images. {result['machine']}, torch {result['torch']}, {result['date']}; "
-        f"{cost(result):,.0f} CPU seconds.{outdated(result)}{saturated(result)}"
+        f"{cost(result):,.0f} CPU seconds.{outdated(result)}{executed(result)}"
     )
 
 
-def saturated(result: Result) -> str:
-    """What to know of weights of 8 bits on the processor that executed the networks, or ""."""
-    warning = result.get("saturation", "")
-    return f" **Weights of 8 bits: {warning}. Compare them within this table only.**" if warning else ""
+def executed(result: Result) -> str:
+    """That torch executed networks with weights of 8 bits, or ""."""
+    why = "without VNNI, products of bytes saturate in onnxruntime"
+    by_torch = f" Networks with weights of 8 bits were executed by torch: {why}."
+    return by_torch if result.get("eight_bits_by_torch") else ""
 
 
 def outdated(result: Result) -> str:

@@ -15,7 +15,6 @@ from benchmarks.image_sets import SIZES, ImageSets, Size, cpu_seconds, settings_
 from benchmarks.paper_pages import cost
 from benchmarks.zoo import Zoo
 from dfqlab.checkpoints import write_json
-from dfqlab.deployment.runtime import saturation_warning
 from dfqlab_kernels.bench.machine import results_folder, this_machine
 
 RESULTS = Path(__file__).parent / "results"
@@ -62,8 +61,6 @@ class Run:
         self.result["cpu_seconds"] = round(self.result["cpu_seconds"] + own, 1)
         self.result["image_sets"] |= {name: round(seconds) for name, seconds in self.sets.seconds.items()}
         self.result |= {"machine": this_machine().name, "date": date.today().isoformat()}
-        if warning := saturation_warning():
-            self.result["saturation"] = warning
         self._write()
         print(f"{self.path.stem}: {', '.join(key.values())}", flush=True)
         return row

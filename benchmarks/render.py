@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks import dsg_pages, inversion_table, mixmix_pages
 from benchmarks.markdown import points, share, table
+from benchmarks.paper_pages import executed
 from dfqlab.checkpoints import write_bytes
 
 FOLDER = Path(__file__).parent
@@ -16,7 +17,8 @@ _BEGIN, _END = "<!-- from benchmarks/results, by `python -m benchmarks.render` -
 _HEAD = """# Benchmarks
 
 Every table is rewritten by the command above it; `python -m benchmarks.render` makes this page from `results/*.json`.
-Quantized models are executed by onnxruntime. Accuracies are in per cent, with 95 % intervals over the test images.
+Quantized models are executed by onnxruntime, unless a table says otherwise. Accuracies are in per cent, with 95 %
+intervals over the test images.
 """
 
 
@@ -83,7 +85,7 @@ def _digits(result: dict[str, Any]) -> str:
         f"the one that seed {result['choosing_seed']} chose: the largest gain of ZeroQ over clipped noise among those "
         "where ZeroQ comes within two points of real images. Figures are means over seeds "
         f"{', '.join(map(str, result['seeds']))}, on {result['images']} held-out digits; differences are in points, "
-        f"paired over the images.\n\n{table(header, rows)}"
+        f"paired over the images.{executed(result)}\n\n{table(header, rows)}"
     )
 
 
@@ -94,7 +96,7 @@ def _cifar10(result: dict[str, Any]) -> str:
         f"{result['teacher']}, {100 * result['teacher_accuracy']:.2f} in float. {result['calibration_images']} "
         f"calibration images, MSE ranges, nearest rounding, one seed, {result['images']:,} recompressed test "
         "images (published accuracies do not apply). All layers at the width of the row, the input at 8 bits, "
-        "BatchNorm folded.\n\n"
+        f"BatchNorm folded.{executed(result)}\n\n"
         f"{table(['width', *SOURCES], shares)}\n\n"
         f"Difference to the float teacher, in points, paired over the images:\n\n{table(['width', *SOURCES], losses)}"
     )

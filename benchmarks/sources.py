@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.accuracy import WIDTHS, Width, label, quantized, quantized_right, right, separating_width
+from benchmarks.accuracy import WIDTHS, Width, label, quantized, quantized_right, right, saturates, separating_width
 from benchmarks.paper_table import Run
 from benchmarks.zoo import drawn
 from dfqlab.images import ImageSource
@@ -33,6 +33,8 @@ def made(run: Run, recipe: str, names: tuple[str, ...], **settings: Any) -> Sour
 def right_by_seed(run: Run, target: str, rule: str, width: Width, source: Source) -> list[Tensor]:
     """For each seed, 1.0 for each test image that the target names after a source's images set its ranges."""
     teacher = run.zoo.networks[target]
+    if saturates(width):
+        run.result["eight_bits_by_torch"] = True
     return [quantized_right(teacher, source(seed), width, run.zoo.test, rule) for seed in run.zoo.seeds]
 
 

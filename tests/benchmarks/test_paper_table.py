@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import dsg_tables, image_sets, mixmix_tables, paper_table, render
+from benchmarks import accuracy, dsg_pages, dsg_tables, image_sets, mixmix_tables, paper_table, render
 from benchmarks.paper_table import PaperTable, Run
 
 EVERY = [("mixmix", name) for name in mixmix_tables.TABLES] + [("dsg", name) for name in dsg_tables.TABLES]
@@ -38,6 +38,29 @@ def test_a_table_is_measured_once_and_rendered(
     rows = [line for line in body.splitlines() if line.startswith("|")]
     assert rows
     assert not any("nan" in row for row in rows)
+
+
+@pytest.mark.parametrize(("warning", "said"), [("saturates", True), (None, False)])
+def test_a_table_says_that_torch_executed_networks_with_weights_of_8_bits(
+    warning: str | None, said: bool, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accuracy, "saturation_warning", lambda: warning)
+    table = table_of("dsg", "table2")
+    run = begin("dsg", "table2", table)
+    table.measure(run)
+    assert ("eight_bits_by_torch" in json.loads(run.path.read_text())) is said
+
+
+def test_the_distance_from_real_images_is_counted_seed_by_seed(begin: Begin) -> None:
+    run = begin("dsg", "table1", table_of("dsg", "table1"))
+    run.facts(parts=dsg_tables.PARTS, target="one", float=1.0, choosing_seed=100)
+    real, zeroq, dsg, less = [5.0, 5.0], [4.0, 4.0], [4.5, 3.0], [5.5, 5.5]
+    names = {"vanilla (ZeroQ)": zeroq, "DSG": dsg, "DSG, less slack: 0.7": less, "real": real}
+    for name, values in names.items():
+        measures = dict.fromkeys(dsg_tables.MEASURES, values)
+        run.row({"source": name}, lambda measures=measures: {"accuracy": {}, "measures": measures})
+    page = dsg_pages.table1(run.result)
+    assert "| W₁ to the Gaussian | 1.00 | 1.25 (nearer in 1 of 2) | 0.500 (nearer in 2 of 2) |" in page
 
 
 def test_a_table_that_was_stopped_goes_on_with_the_next_row(begin: Begin, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import render
 from benchmarks.image_sets import settings_of
-from benchmarks.paper_pages import command_of, outdated, saturated
+from benchmarks.paper_pages import command_of, executed, outdated
 from benchmarks.zoo import ZOOS
 
 
@@ -30,9 +30,9 @@ def test_a_table_of_recipes_as_they_were_says_so() -> None:
     assert outdated({"recipes": recipes}) == f" **Of recipes as they were: {said}.**"
 
 
-def test_a_table_of_a_processor_that_saturates_says_so() -> None:
-    assert saturated({}) == ""
-    assert "Weights of 8 bits: this one does. Compare" in saturated({"saturation": "this one does"})
+def test_a_table_of_networks_that_torch_executed_says_so() -> None:
+    assert executed({}) == ""
+    assert "weights of 8 bits were executed by torch" in executed({"eight_bits_by_torch": True})
 
 
 def test_every_table_that_waits_for_a_gpu_has_a_line_in_its_tick_list() -> None:

@@ -23,3 +23,10 @@ def test_lesson_04_quotes_table_8_as_it_is() -> None:
     assert f"the MobileNet takes {named['2', 'off']} % of those from two networks" in said
     assert f"and {named['1', 'off']} % of those from one" in said
     assert f"With images mixed as well it is {named['2', 'on']} and {named['1', 'on']} %" in said
+
+    quantized = {(row["teachers_per_batch"], row["mixing"]): row["quantized"] for row in result["rows"]}
+    for teachers in ("1", "2"):
+        off, on = quantized[teachers, "off"], quantized[teachers, "on"]
+        assert (off["mse"]["width"], off["minmax"]["width"]) == ("W8A3", "W4A4")
+        assert 0.015 < off["mse"]["value"] - on["mse"]["value"] < 0.035  # "by two and three points"
+        assert off["minmax"]["value"] <= on["minmax"]["value"]  # "but not at 4 bits for both"
