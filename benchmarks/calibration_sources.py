@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import dfqlab
-from benchmarks.accuracy import difference, quantized_right, right, saturates, summary
+from benchmarks.accuracy import WIDTHS, difference, quantized_right, right, saturates, summary
 from benchmarks.render import render
 from dfqlab.checkpoints import write_json
 from dfqlab.images import ImageSource, Noise, StoredImages
@@ -28,7 +28,6 @@ from dfqlab.teachers.names import DIGITS_NAMES
 RESULTS = Path(__file__).parent / "results"
 COUNT = 128
 CHOOSING_SEED, SEEDS = 100, (0, 1, 2)
-WIDTHS = ((4, 4), (8, 3), (4, 3), (3, 3))
 SOURCES = ("noise", "clipped noise", "zeroq", "real")
 
 

@@ -110,7 +110,7 @@ class _VariationNorms(torch.autograd.Function):
     """For each direction (4), and each image, the norm of its differences.
 
     Autograd makes an image of each slice's gradient and adds all of them up: that is felt in a compiled step of a small
-    network. Here they are added up in place, in less than half the time.
+    network. Here they are added up in place, in half the time or less.
     """
 
     @staticmethod
