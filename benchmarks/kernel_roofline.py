@@ -27,13 +27,13 @@ def main() -> None:
         result = json.loads(path.read_text())
         points = points_of(result)
         if points:
-            title = f"The median op reaches {_percent(result)} of what memory allows"
+            bandwidth = result["rates"][-1]["copy"]
             figure = roofline(
                 points,
-                bandwidth=float(f"{result['rates'][-1]['copy']:.3g}"),
+                bandwidth=float(f"{bandwidth:.3g}"),
                 peak=None,
                 machine=result["device"]["name"],
-                title=title,
+                title=title_of(points, bandwidth),
             )
             figure.savefig(picture_of(path))
 
@@ -60,15 +60,20 @@ def points_of(result: dict[str, Any]) -> list[RooflinePoint]:
     return points
 
 
+def title_of(points: list[RooflinePoint], bandwidth: float) -> str:
+    """What the median op reaches; the op is named where it is the only one.
+
+    >>> title_of([RooflinePoint("tap", 0.5, 0.5e12)], bandwidth=2e12)
+    'tap reaches 50 % of what memory allows'
+    """
+    shares = sorted(p.achieved / (p.intensity * bandwidth) for p in points if p.achieved)
+    op = "The median op" if len(points) > 1 else points[0].name
+    return f"{op} reaches {100 * shares[len(shares) // 2]:.0f} % of what memory allows"
+
+
 def _measured(result: dict[str, Any], op: str) -> list[dict[str, Any]]:
     about = (op, "float32", "both")
     return [r for r in result["rows"] if (r["op"], r["dtype"], r["direction"]) == about and OURS in r["times"]]
-
-
-def _percent(result: dict[str, Any]) -> str:
-    bandwidth = result["rates"][-1]["copy"]
-    shares = sorted(p.achieved / (p.intensity * bandwidth) for p in points_of(result) if p.achieved)
-    return f"{100 * shares[len(shares) // 2]:.0f} %"
 
 
 if __name__ == "__main__":
