@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dfqlab.checkpoints import write_bytes
+from dfqlab.compression.insertion import prepare
 from dfqlab.compression.model import CompressedModel
 from dfqlab.compression.quantization import quantize
 from dfqlab.compression.spec import QuantizationSpec
@@ -59,7 +60,7 @@ class Job:
 
     Attributes:
         teacher: what to start from.
-        spec: bits, calibration, rounding.
+        spec: bits, calibration, equalization, rounding.
         recipe: how images are made.
         count: how many.
         seed: of the images.
@@ -105,6 +106,7 @@ def run(
         Cancelled: stopped by `on_step`; the images made so far are in `out`, marked partial.
         DfqlabError: as the parts do.
     """
+    prepare(job.teacher, job.spec)  # what cannot be placed is refused before hours of work
     teacher, recorder = job.teacher, _Recorder(on_step, batches=-(-job.count // BATCH_SIZE))
     images = job.images or _synthesize(job, job.seed, job.count, recorder, checkpoint)
     teacher.check_size(images.images)
@@ -189,16 +191,7 @@ def _synthesize(job: Job, seed: int, count: int, on_step: OnStep, checkpoint: Ch
 
 
 def _quantize(job: Job, source: ImageSource, on_step: OnStep) -> CompressedModel:
-    spec = job.spec
-    return quantize(
-        job.teacher,
-        source,
-        weights=spec.weights,
-        activations=spec.activations,
-        calibration=spec.calibration,
-        rounding=spec.rounding,
-        on_step=on_step,
-    )
+    return quantize(job.teacher, source, on_step=on_step, **vars(job.spec))
 
 
 def _judge(
@@ -282,6 +275,7 @@ def _about(job: Job) -> dict[str, Any]:
         "weights": spec.weights,
         "activations": spec.activations,
         "calibration": spec.calibration,
+        "equalization": spec.equalization,
         "rounding": spec.rounding,
         "command": job.command,
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},

@@ -98,6 +98,13 @@ def test_an_opaque_leaf_can_be_named_on_the_command_line(tmp_path: Path) -> None
         (["--count", "0"], "count=0"),
         (["--real", "digits", "--eval", "digits"], "must not judge it"),
         (["--leaves", "[hed]"], "has no submodule 'hed'"),
+        (["--layers", "3x=4"], "nothing is called '3x'"),
+        (["--layers", "3=4/x"], "is not NAME=WEIGHTS/ACTIVATIONS"),
+        (["--layers", "3=1"], "bits are an integer from 2 to 8"),
+        (["--ends", "9"], "ends=9: bits are an integer from 2 to 8"),
+        (["--calibration", "percentile", "--percentile", "50"], "expected more than 50"),
+        (["--mean_bits", "1.5"], "a weight takes from 2 to 8 bits"),
+        (["--mean_bits", "3", "--ends", "8", "--layers", "3=8,7=8,11=8"], "the smallest possible here is"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_code_2(
@@ -132,6 +139,22 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_the_work(tmp_
     assert main([*BRIEF, "--steps", "100000", "--out", str(tmp_path / "file" / "out")]) == 2
     assert "cannot write into" in capsys.readouterr().err
     assert time.monotonic() - started < 20
+
+
+def test_each_axis_of_quantization_is_an_option(tmp_path: Path) -> None:
+    out = tmp_path / "everything"
+    axes = ["--calibration", "percentile", "--percentile", "99.9", "--equalization", "dfq", "--rounding", "qdrop"]
+    widths = ["--iterations", "5", "--mean_bits", "4", "--ends", "7", "--layers", "3=/6"]
+    assert main([*BRIEF, *axes, *widths, "--out", str(out)]) == 0
+    model = dfqlab.load_model(out)
+    bits = {path: layer.bits for path, layer in model.layers.items()}
+    assert (bits["0"], bits["16"]) == (7, 7)
+    sizes = {path: layer.codes.numel() for path, layer in model.layers.items()}
+    assert sum(bits[path] * size for path, size in sizes.items()) <= 4 * sum(sizes.values())
+    assert {row.name: row.bits for row in model.table}["3"] == f"{bits['3']} / 6"
+    report = json.loads((out / "report.json").read_text())
+    assert (report["calibration"], report["equalization"], report["rounding"]) == ("percentile", "dfq", "qdrop")
+    assert "equalization: dfq, rounding: qdrop" in (out / "report.html").read_text()
 
 
 def test_the_configuration_that_is_printed_can_be_read_back(tmp_path: Path, capsys) -> None:

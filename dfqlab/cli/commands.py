@@ -13,7 +13,7 @@ from dfqlab.checkpoints import write_bytes
 from dfqlab.cli import options
 from dfqlab.cli.terminal import console
 from dfqlab.compression.model import load_model
-from dfqlab.compression.spec import QuantizationSpec
+from dfqlab.compression.spec import QuantizationSpec, Reconstruction, Widths
 from dfqlab.data import LabelledImages, load_data
 from dfqlab.deployment import OnnxModel, export_onnx
 from dfqlab.deployment.runtime import saturation_warning
@@ -33,7 +33,18 @@ from dfqlab_kernels import explain_backend
 
 def quantize(chosen: options.Quantize, command: str) -> None:
     """Teacher to model, ONNX file and report."""
-    spec = QuantizationSpec(chosen.weights, chosen.activations, chosen.calibration, chosen.rounding)
+    spec = QuantizationSpec(
+        weights=chosen.weights,
+        activations=chosen.activations,
+        calibration=chosen.calibration,
+        equalization=chosen.equalization,
+        rounding=chosen.rounding,
+        layers=_layers(chosen.layers),
+        ends=chosen.ends,
+        mean_bits=chosen.mean_bits,
+        percentile=chosen.percentile,
+        reconstruction=Reconstruction(iterations=chosen.iterations, seed=chosen.seed),
+    )
     _known_recipe(chosen.recipe)
     checkpoint = _checkpoint(chosen)
     out, teacher = checkpoint.folder, _teacher(chosen)
@@ -158,6 +169,18 @@ def _zoo(chosen: options.Quantize | options.Synthesize) -> tuple[Teacher, ...]:
     """The networks beside the teacher, each NAME or NAME=CHECKPOINT."""
     named = [entry.strip().partition("=") for entry in chosen.zoo.split(",") if entry.strip()]
     return tuple(load_teacher(name, checkpoint=path or None, device=_device(chosen)) for name, _, path in named)
+
+
+def _layers(asked: str) -> dict[str, Widths]:
+    """NAME=WEIGHTS/ACTIVATIONS, NAME=WEIGHTS or NAME=/ACTIVATIONS, with commas between."""
+    found = {}
+    for entry in filter(None, map(str.strip, asked.split(","))):
+        name, _, bits = entry.partition("=")
+        weights, _, activations = bits.partition("/")
+        if not name or not (weights or activations) or not (weights + activations).isdigit():
+            raise ConfigurationError(f"layers: {entry!r} is not NAME=WEIGHTS/ACTIVATIONS, as in 'conv1=8/4' or 'fc=8'")
+        found[name] = Widths(int(weights) if weights else None, int(activations) if activations else None)
+    return found
 
 
 def _device(chosen: options.TeacherOptions) -> str:

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda"]
-Calibration = Literal["mse", "minmax"]
-Rounding = Literal["nearest"]
+Calibration = Literal["minmax", "percentile", "ema", "image_mean", "mse", "kl", "aciq", "bn"]
+Equalization = Literal["none", "dfq"]
+Rounding = Literal["nearest", "squant", "adaround", "brecq", "qdrop"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,14 @@ class Quantize(TeacherOptions):
         steps: of the recipe; its own, if not given.
         weights: bits of weights, 2 to 8.
         activations: bits of activations, 2 to 8.
-        calibration: where ranges come from.
-        rounding: how weights are rounded.
+        calibration: where ranges of activations come from; bn looks at no image.
+        equalization: dfq scales channels of neighbouring layers against each other first, and corrects biases.
+        rounding: how weights are rounded; adaround, brecq and qdrop learn it from the images, which takes minutes.
+        ends: bits of the first layer and what it puts out, and of the last layer and what it reads.
+        mean_bits: bits that a weight may take on average; each layer then gets as many as it needs most.
+        layers: bits of single layers, NAME=WEIGHTS/ACTIVATIONS with commas between; a side left empty is as of others.
+        percentile: of calibration percentile, in per cent.
+        iterations: of a rounding that learns, for each layer or block.
         images: a set of images made before (images.safetensors), instead of new ones.
         eval: real images to judge with, never to learn from: digits, a folder, or an .npz with images and labels.
         real: real images to calibrate one row of the table with, for comparison; digits has its own.
@@ -55,7 +62,13 @@ class Quantize(TeacherOptions):
     weights: int = 4
     activations: int = 4
     calibration: Calibration = "mse"
+    equalization: Equalization = "none"
     rounding: Rounding = "nearest"
+    ends: int | None = None
+    mean_bits: float | None = None
+    layers: str = ""
+    percentile: float = 99.99
+    iterations: int = 2000
     images: str | None = None
     eval: str | None = None
     real: str | None = None

@@ -1,14 +1,16 @@
 """Where quantizers go: the `deployable` placement, what an integer runtime executes."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from dfqlab.compression.equalization import Chain, equalize
 from dfqlab.compression.folding import FoldedNetwork, Gaussian, fold
-from dfqlab.compression.kinds import Kind, kind_of
+from dfqlab.compression.kinds import CappedReLU, Kind, kind_of
 from dfqlab.compression.quantizers import ActivationQuantizer
-from dfqlab.compression.spec import INPUT_BITS, Grid, QuantizationSpec
+from dfqlab.compression.spec import INPUT_BITS, Grid, QuantizationSpec, Widths
+from dfqlab.errors import ConfigurationError, did_you_mean
 from dfqlab.teachers import Teacher
 
 
@@ -37,9 +39,12 @@ class PreparedNetwork:
         graph: takes normalised images; float until frozen.
         activations: quantizers by their module path in the graph.
         weights: weighted layers, by their module path.
+        grids: the grids of their weights.
         gaussians: the output Gaussian of weighted layers that a BatchNorm was folded into.
         grid_of: for each tensor node of the graph, the quantizer (path) whose grid its values stand on.
         table: what was placed where.
+        ends: module paths of the first layer and of the last ones.
+        chains: what equalization made of each layer; empty where nobody asked for it.
     """
 
     teacher: Teacher
@@ -47,13 +52,25 @@ class PreparedNetwork:
     graph: fx.GraphModule
     activations: dict[str, ActivationQuantizer]
     weights: dict[str, nn.Conv2d | nn.Linear]
+    grids: dict[str, Grid]
     gaussians: dict[str, Gaussian]
     grid_of: dict[fx.Node, str]
     table: tuple[PlacementRow, ...]
+    ends: tuple[str, ...]
+    chains: tuple[Chain, ...] = ()
+
+    def input_scale(self, path: str) -> Tensor:
+        """The step of what a weighted layer reads.
+
+        Raises:
+            QuantizationError: not calibrated yet.
+        """
+        (node,) = (n for n in self.graph.graph.nodes if n.op == "call_module" and n.target == path)
+        return self.activations[self.grid_of[node.args[0]]].quantization.scale
 
 
 def prepare(teacher: Teacher, spec: QuantizationSpec) -> PreparedNetwork:
-    """Fold the teacher and place quantizers, each tensor quantized once:
+    """Fold the teacher, equalize it where that is asked for, and place quantizers, each tensor quantized once:
 
     the network's input (8 bits); the output of every convolution and linear layer after its ReLU; of every addition,
     average pooling and concatenation, and every tensor that one of these reads. Operations that only move values
@@ -61,9 +78,12 @@ def prepare(teacher: Teacher, spec: QuantizationSpec) -> PreparedNetwork:
 
     Raises:
         TeacherError: torch.fx cannot trace the network.
-        QuantizationError: a specification that does not exist.
+        ConfigurationError: bits for a layer that does not exist.
     """
-    return _Inserter(teacher, spec, fold(teacher)).run()
+    folded, chains = fold(teacher), tuple[Chain, ...]()
+    if spec.equalization == "dfq":
+        folded, chains = equalize(folded)
+    return replace(_Inserter(teacher, spec, folded).run(), chains=chains)
 
 
 _READS_INTEGERS: tuple[Kind, ...] = ("weighted", "add", "average_pool", "cat")
@@ -81,6 +101,10 @@ class _Inserter:
         self.activations: dict[str, ActivationQuantizer] = {}
         self.grid_of: dict[fx.Node, str] = {}
         self.rows: list[PlacementRow] = []
+        self.weighted = [node for node, kind in self.kinds.items() if kind == "weighted"]
+        last = [node for node in self.weighted if self._is_logits(node)]
+        self.first_and_last = list(dict.fromkeys([*self.weighted[:1], *last]))
+        self.at_the_ends = {*self.first_and_last, *(self._made_by(node.args[0]) for node in last)}
 
     def run(self) -> PreparedNetwork:
         for node, kind in self.kinds.items():
@@ -100,16 +124,37 @@ class _Inserter:
             elif kind in ("float", "batch_norm", "softmax") and node.op != "get_attr":
                 self._note(node, "float")
         self.graph_module.recompile()
-        weights = {}
-        for node, kind in self.kinds.items():
-            if kind == "weighted":
-                layer = self.graph_module.get_submodule(str(node.target))
-                assert isinstance(layer, (nn.Conv2d, nn.Linear))
-                weights[str(node.target)] = layer
+        weights, grids = {}, {}
+        for node in self.weighted:
+            path = str(node.target)
+            layer = self.graph_module.get_submodule(path)
+            assert isinstance(layer, (nn.Conv2d, nn.Linear))
+            weights[path] = layer
+            grids[path] = replace(self.spec.weight_grid, bits=self._bits(node, "weights"))
+        names = [row.name for row in self.rows]
+        for name in self.spec.layers:
+            if name not in names:
+                raise ConfigurationError(f"layers: nothing is called {name!r}; {did_you_mean(name, names)}")
         return PreparedNetwork(
-            self.teacher, self.spec, self.graph_module, self.activations, weights, self.folded.gaussians,
-            self.grid_of, tuple(self.rows),
+            self.teacher, self.spec, self.graph_module, self.activations, weights, grids, self.folded.gaussians,
+            self.grid_of, tuple(self.rows), tuple(str(node.target) for node in self.first_and_last),
         )  # fmt: skip
+
+    def _made_by(self, node: Any) -> fx.Node:
+        """The operation behind whose activation function the quantizer of a tensor stands."""
+        while self.kinds[node] in ("transparent", "relu", "relu6"):
+            node = node.args[0]
+        found: fx.Node = node
+        return found
+
+    def _bits(self, node: fx.Node, which: Literal["weights", "activations"]) -> int:
+        """Of a layer's weights or of what an operation puts out: its own, those of the ends, or those of all."""
+        widths = self.spec.layers.get(self._layer_name(node), Widths())
+        own: int | None = getattr(widths, which)
+        if own is None and node in (self.first_and_last if which == "weights" else self.at_the_ends):
+            own = self.spec.ends
+        default: int = getattr(self.spec, which)
+        return own or default
 
     def _activation(self, node: fx.Node, kind: Kind) -> None:
         source = node.args[0]
@@ -118,11 +163,16 @@ class _Inserter:
             if self._is_logits(node):
                 self._note(node, "float")
             else:
-                self._quantize(node, lower=0.0, upper=6.0 if kind == "relu6" else None, named_after=source)
+                self._quantize(node, lower=0.0, upper=self._cap(node, kind), named_after=source)
         elif source in self.grid_of and kind == "relu":
             self.grid_of[node] = self.grid_of[source]  # max(code, zero_point) stays on the grid
         else:
             self._note(node, "float")
+
+    def _cap(self, node: fx.Node, kind: Kind) -> float | None:
+        """The cap that all channels share."""
+        capped = node.op == "call_module" and isinstance(self.graph_module.get_submodule(str(node.target)), CappedReLU)
+        return 6.0 if kind == "relu6" and not capped else None
 
     def _move(self, node: fx.Node) -> None:
         grids = {self.grid_of.get(source) for source in _tensors(node.args[:1])}
@@ -154,8 +204,8 @@ class _Inserter:
         upper: float | None = None,
         named_after: fx.Node | None = None,
     ) -> None:
-        grid = grid or self.spec.activation_grid
         source = named_after or node
+        grid = grid or replace(self.spec.activation_grid, bits=self._bits(source, "activations"))
         name = self._layer_name(source)
         path = "quantizer_" + name.replace(".", "_")
         while hasattr(self.graph_module, path):
@@ -178,7 +228,7 @@ class _Inserter:
         operation: str = kind
         if kind == "weighted":
             operation = type(self.graph_module.get_submodule(str(node.target))).__name__.lower()
-            bits = f"{self.spec.weights} / {bits}"
+            bits = f"{self._bits(node, 'weights')} / {bits}"
         elif kind in ("float", "transparent", "softmax"):
             operation = _operation(node, self.graph_module)
         if activation is not None:

@@ -117,6 +117,19 @@ class IntegerLinear(_IntegerLayer):
         return F.linear(x, self.weight, self.bias)
 
 
+class CapChannels(nn.Module):
+    """A cap for each channel, (c,), on the grid of what it caps: the smaller code is the code of the smaller."""
+
+    caps: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("caps", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.minimum(x, self.caps.reshape(-1, *[1] * (x.dim() - 2)))
+
+
 class GlobalAveragePool(nn.Module):
     """The mean of each plane, on the grid of what is averaged; kept as one operation that runtimes know."""
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 Kind = Literal[
     "input", "output", "weighted", "batch_norm", "relu", "relu6", "add", "cat", "average_pool", "transparent",
@@ -16,6 +16,20 @@ Kind = Literal[
 OPAQUE = "dfqlab_opaque"
 """Key in a node's meta: one of the teacher's leaves, whatever module it is."""
 
+
+class CappedReLU(nn.Module):
+    """A ReLU6 whose channels were scaled: each has a cap of its own, (c,)."""
+
+    caps: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("caps", torch.full((channels,), 6.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.minimum(x.relu(), self.caps.reshape(-1, *[1] * (x.dim() - 2)))
+
+
 _MODULES: dict[type[nn.Module], Kind] = {
     nn.Conv2d: "weighted",
     nn.Linear: "weighted",
@@ -23,6 +37,7 @@ _MODULES: dict[type[nn.Module], Kind] = {
     nn.BatchNorm2d: "batch_norm",
     nn.ReLU: "relu",
     nn.ReLU6: "relu6",
+    CappedReLU: "relu6",
     nn.AvgPool2d: "average_pool",
     nn.AdaptiveAvgPool2d: "average_pool",
     nn.MaxPool2d: "transparent",

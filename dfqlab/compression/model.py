@@ -128,7 +128,7 @@ def load_model(directory: str | os.PathLike[str], *, leaves: Mapping[str, nn.Mod
             graph=graph.eval().requires_grad_(False),
             input=InputSpec(tuple(facts["input"]["size"]), tuple(facts["input"]["mean"]), tuple(facts["input"]["std"])),
             classes=tuple(facts["classes"]),
-            spec=QuantizationSpec(**facts["spec"]),
+            spec=QuantizationSpec.from_dict(facts["spec"]),
             table=tuple(PlacementRow(**row) for row in facts["table"]),
             provenance=facts["provenance"],
         )

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sized
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -9,78 +10,125 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-from dfqlab.compression.calibration import calibrate, round_to_grid, weight_scale
+from dfqlab.compression.allocation import mixed
+from dfqlab.compression.calibration import calibrate
+from dfqlab.compression.correction import corrected_biases
 from dfqlab.compression.insertion import PreparedNetwork, prepare
-from dfqlab.compression.integers import GlobalAveragePool, IntegerConv2d, IntegerLinear, Requantize
-from dfqlab.compression.kinds import kind_of
+from dfqlab.compression.integers import CapChannels, GlobalAveragePool, IntegerConv2d, IntegerLinear, Requantize
+from dfqlab.compression.kinds import CappedReLU, kind_of
 from dfqlab.compression.model import CompressedModel
-from dfqlab.compression.spec import Grid, QuantizationSpec
-from dfqlab.errors import QuantizationError
+from dfqlab.compression.reconstruction import adaround, brecq, qdrop
+from dfqlab.compression.rounding import Rounded, RoundedWeight, Rounding, nearest, squant
+from dfqlab.compression.spec import QuantizationSpec
+from dfqlab.errors import ConfigurationError, did_you_mean
 from dfqlab.images import ImageSource, SyntheticSet, as_source
 from dfqlab.progress import OnStep, ignore
 from dfqlab.teachers import Teacher
 from dfqlab.teachers.tracing import replace_submodule
 
-_LARGEST_BIAS = 2**30
+ROUNDINGS: dict[str, Rounding] = {
+    "nearest": nearest,
+    "squant": squant,
+    "adaround": adaround,
+    "brecq": brecq,
+    "qdrop": qdrop,
+}
 
 
 def quantize(
     teacher: Teacher,
-    images: ImageSource | Float[Tensor, "n c h w"],
+    images: ImageSource | Float[Tensor, "n c h w"] | None,
     *,
     weights: int = 8,
     activations: int = 8,
     calibration: str = "mse",
+    equalization: str = "none",
     rounding: str = "nearest",
     on_step: OnStep = ignore,
+    **more: Any,
 ) -> CompressedModel:
-    """Quantize a teacher with ranges from images.
+    """Quantize a teacher: equalize its layers, take ranges from images, round its weights.
 
     Args:
         teacher: stays as it is.
-        images: a SyntheticSet, another ImageSource, or a tensor in pixel units (0..1).
+        images: a SyntheticSet, another ImageSource, or a tensor in pixel units (0..1); None where the calibration is
+            "bn" and nothing else learns from images.
         weights, activations: bits, 2 to 8; the network's input always has 8.
-        calibration: where ranges come from, "minmax" or "mse".
-        rounding: how weights are rounded, "nearest".
+        calibration: where ranges come from: "minmax", "percentile", "ema", "image_mean", "mse", "kl", "aciq", or "bn",
+            which needs no images.
+        equalization: "dfq" scales the channels of neighbouring layers against each other first.
+        rounding: how weights are rounded: "nearest", "squant", or learned from images: "adaround" layer by layer,
+            "brecq" and "qdrop" block by block.
+        more: further fields of `QuantizationSpec`, as `ends=8`.
 
     Raises:
         QuantizationError: bits outside 2..8.
-        ConfigurationError: an unknown calibration or rounding.
-        DataError: images that do not fit, or none.
+        ConfigurationError: an unknown choice, or a field that does not exist.
+        DataError: images that do not fit, or none where they are needed.
         TeacherError: the network cannot be traced; says which line and how to leave that part out.
     """
-    spec = QuantizationSpec(weights, activations, calibration, rounding)  # type: ignore[arg-type]
-    source = as_source(images, teacher.input)
+    chosen = {"calibration": calibration, "equalization": equalization, "rounding": rounding}
+    try:
+        spec = QuantizationSpec(weights, activations, **chosen, **more)  # type: ignore[arg-type]
+    except TypeError as error:
+        known = [field.name for field in fields(QuantizationSpec)]
+        unknown = next(name for name in more if name not in known)
+        raise ConfigurationError(f"unknown setting {unknown!r}; {did_you_mean(unknown, known)}") from error
+    source = None if images is None else as_source(images, teacher.input)
     prepared = prepare(teacher, spec)
+    if spec.mean_bits is not None:
+        prepared = prepare(teacher, mixed(prepared, source, spec.mean_bits, on_step=on_step))
     calibrate(prepared, source, on_step=on_step)
+    rounded = ROUNDINGS[spec.rounding](prepared, source, on_step=on_step)
     return freeze(
-        prepared, provenance={"teacher": teacher.name, "fingerprint": teacher.fingerprint, "images": _describe(source)}
+        prepared,
+        rounded=rounded,
+        biases=corrected_biases(prepared, rounded, source),
+        provenance={"teacher": teacher.name, "fingerprint": teacher.fingerprint, "images": _describe(source)},
     )
 
 
-def freeze(prepared: PreparedNetwork, *, provenance: Mapping[str, Any]) -> CompressedModel:
+def freeze(
+    prepared: PreparedNetwork,
+    *,
+    provenance: Mapping[str, Any],
+    rounded: Rounded | None = None,
+    biases: Mapping[str, Tensor] | None = None,
+) -> CompressedModel:
     """Turn a calibrated network into integers. The prepared network stays as it is.
+
+    Args:
+        prepared: with a range at every quantizer.
+        provenance: teacher, its fingerprint, where the images came from.
+        rounded: codes of every layer; rounded to nearest, if not given.
+        biases: in place of the layers' own.
 
     Raises:
         QuantizationError: a quantizer without a range, or weights that are not finite.
     """
+    rounded = nearest(prepared) if rounded is None else rounded
     spec = prepared.spec
     graph_module = copy.deepcopy(prepared.graph)
     copied = dict(zip(prepared.graph.graph.nodes, graph_module.graph.nodes, strict=True))
     grid_of = {copied[node]: path for node, path in prepared.grid_of.items()}
     kinds = {node: kind_of(node, graph_module) for node in copied.values()}
+    modules = dict(graph_module.named_modules())
 
     for node, kind in kinds.items():
         if kind == "weighted":
             path = str(node.target)
+            layer = prepared.weights[path]
+            bias = layer.bias if biases is None else biases.get(path, layer.bias)
             x_scale = prepared.activations[grid_of[node.args[0]]].quantization.scale
-            layer = _integer_layer(path, graph_module.get_submodule(path), x_scale, spec)
-            replace_submodule(graph_module, path, layer)
+            integer = _integer_layer(layer, rounded[path], bias, x_scale, prepared.grids[path].bits)
+            replace_submodule(graph_module, path, integer)
         elif kind == "average_pool" and _is_global(node, graph_module) and node in grid_of:
             read, written = (prepared.activations[grid_of[n]].quantization for n in (node.args[0], node))
             if read == written:
                 _pool_on_grid(node, read.scale, graph_module)
         elif kind in ("relu", "relu6") and _clips_for(node, prepared):
+            if node.op == "call_module" and isinstance(function := modules[str(node.target)], CappedReLU):
+                _cap_codes(node, function, prepared, graph_module, grid_of)
             node.replace_all_uses_with(node.args[0])
             graph_module.graph.erase_node(node)
         elif kind in ("transparent", "relu") and node in grid_of and "tensor_meta" in node.meta:
@@ -102,30 +150,50 @@ def freeze(prepared: PreparedNetwork, *, provenance: Mapping[str, Any]) -> Compr
     )
 
 
-def _integer_layer(path: str, layer: nn.Module, x_scale: Tensor, spec: QuantizationSpec) -> nn.Module:
-    assert isinstance(layer, (nn.Conv2d, nn.Linear))
-    weight = layer.weight.detach()
-    bias = None if layer.bias is None else layer.bias.detach()
-    if not torch.isfinite(weight).all() or (bias is not None and not torch.isfinite(bias).all()):
-        raise QuantizationError(f"layer {path!r} has weights that are not finite")
-    grid: Grid = spec.weight_grid
-    scale = weight_scale(weight, grid, spec.calibration)
-    x_scale = x_scale.to(scale)
-    if bias is not None:  # a runtime adds the bias as int32: its code must not saturate
-        scale = torch.maximum(scale, bias.abs() / (x_scale * _LARGEST_BIAS))
+def _integer_layer(
+    layer: nn.Conv2d | nn.Linear, rounded: RoundedWeight, bias: Tensor | None, x_scale: Tensor, bits: int
+) -> nn.Module:
+    shape = tuple(layer.weight.shape)
     integer: IntegerConv2d | IntegerLinear
     if isinstance(layer, nn.Conv2d):
         integer = IntegerConv2d(
-            tuple(weight.shape), grid.bits, bias is not None, layer.stride, layer.padding, layer.dilation, layer.groups
+            shape, bits, bias is not None, layer.stride, layer.padding, layer.dilation, layer.groups
         )
     else:
-        integer = IntegerLinear(tuple(weight.shape), grid.bits, bias is not None)
-    integer.codes = round_to_grid(weight.flatten(1), scale, grid).reshape(weight.shape).to(torch.int8)
-    integer.scale = scale
-    integer.bias_scale = x_scale * scale
+        integer = IntegerLinear(shape, bits, bias is not None)
+    integer.codes = rounded.codes.to(torch.int8)
+    integer.scale = rounded.scale
+    integer.bias_scale = x_scale.to(rounded.scale) * rounded.scale
     if bias is not None:
-        integer.bias_codes = torch.round(bias.double() / integer.bias_scale.double()).to(torch.int32)
+        integer.bias_codes = torch.round(bias.detach().double() / integer.bias_scale.double()).to(torch.int32)
     return integer
+
+
+def _cap_codes(
+    node: fx.Node,
+    function: CappedReLU,
+    prepared: PreparedNetwork,
+    graph_module: fx.GraphModule,
+    grid_of: dict[fx.Node, str],
+) -> None:
+    """Cap the channels behind their quantizer, unless its range caps them all."""
+    (quantizer,) = node.users
+    parameters = prepared.activations[str(quantizer.target)].quantization
+    steps = torch.round(function.caps / parameters.scale.to(function.caps))
+    if (steps >= parameters.quant_max - parameters.zero_point).all():
+        return
+    path = f"caps_{node.name}"
+    caps = CapChannels(len(steps))
+    caps.caps = steps * parameters.scale.to(steps)
+    graph_module.add_submodule(path, caps)
+    readers = list(quantizer.users)
+    with graph_module.graph.inserting_after(quantizer):
+        capped = graph_module.graph.call_module(path, (quantizer,))
+    with graph_module.graph.inserting_after(capped):
+        again = graph_module.graph.call_module(str(quantizer.target), (capped,))
+    grid_of[capped] = grid_of[again] = str(quantizer.target)
+    for reader in readers:
+        reader.replace_input_with(quantizer, again)
 
 
 def _pool_on_grid(node: fx.Node, scale: Tensor, graph_module: fx.GraphModule) -> None:
@@ -169,7 +237,9 @@ def _stand_on_grid(node: fx.Node, grid_of: dict[fx.Node, str], graph_module: fx.
         reader.replace_input_with(node, again)
 
 
-def _describe(source: ImageSource) -> dict[str, Any]:
+def _describe(source: ImageSource | None) -> dict[str, Any]:
+    if source is None:
+        return {"kind": "none"}
     about: dict[str, Any] = {"kind": type(source).__name__}
     if isinstance(source, Sized):
         about["count"] = len(source)

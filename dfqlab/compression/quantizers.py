@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dfqlab.compression.spec import Grid
 from dfqlab.errors import QuantizationError
+from dfqlab_kernels import fake_quantize
 
 SMALLEST_SCALE = 1e-8
 
@@ -97,6 +98,15 @@ class ActivationQuantizer(nn.Module):
             )
         self._frozen = parameters
 
+    def set_step(self, scale: Float[Tensor, ""]) -> None:
+        """Another step with the same zero point."""
+        p = self.quantization
+        scale = scale.to(p.scale).clamp(min=SMALLEST_SCALE)
+        top = self.grid.quant_max
+        if self.upper is not None:
+            top = min(top, round(self.upper / float(scale)) + p.zero_point)
+        self._frozen = QuantizationParameters(scale, p.zero_point, p.quant_min, top)
+
     def follow(self, other: "ActivationQuantizer") -> None:
         """Take the range of another quantizer, and its very codes where both have the same grid."""
         if self.grid == other.grid and self.upper is None:
@@ -114,6 +124,16 @@ class ActivationQuantizer(nn.Module):
         if self._frozen is None:
             raise QuantizationError(f"the quantizer after {self.name!r} has no range yet; calibrate first")
         return self._frozen
+
+    def simulate(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The values that the codes of x stand for.
+
+        Raises:
+            QuantizationError: not calibrated yet.
+        """
+        p = self.quantization
+        zero_point = torch.tensor(p.zero_point, device=x.device)
+        return fake_quantize(x, p.scale.to(x.device), zero_point, quant_min=p.quant_min, quant_max=p.quant_max)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.observer is not None:

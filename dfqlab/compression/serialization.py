@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from dfqlab.compression import integers
+from dfqlab.compression.kinds import CappedReLU
 from dfqlab.errors import CheckpointError, QuantizationError
 
 _ARITHMETIC = "add iadd sub isub mul imul truediv floordiv mod neg pow matmul getitem eq ne lt le gt ge and_ or_ not_"
@@ -26,7 +27,14 @@ _VOCABULARIES: dict[str, dict[str, Any]] = {
 }
 _OURS = {
     cls.__name__: cls
-    for cls in (integers.Requantize, integers.IntegerConv2d, integers.IntegerLinear, integers.GlobalAveragePool)
+    for cls in (
+        CappedReLU,
+        integers.Requantize,
+        integers.IntegerConv2d,
+        integers.IntegerLinear,
+        integers.CapChannels,
+        integers.GlobalAveragePool,
+    )
 }
 _NAME_OF = {
     id(f): f"{vocabulary}.{name}"
@@ -133,6 +141,8 @@ def _module_to_json(module: nn.Module) -> dict[str, Any]:
     if type(module).__name__ in _OURS:
         if isinstance(module, integers.Requantize):
             return _described(module, name=module.name, quant_min=module.quant_min, quant_max=module.quant_max)
+        if isinstance(module, (CappedReLU, integers.CapChannels)):
+            return _described(module, channels=len(module.caps))
         if isinstance(module, (integers.IntegerConv2d, integers.IntegerLinear)):
             common = {"shape": tuple(module.codes.shape), "bits": module.bits, "bias": module.bias_codes is not None}
             if isinstance(module, integers.IntegerLinear):

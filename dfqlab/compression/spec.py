@@ -1,13 +1,18 @@
 """What to quantize, and how."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from dfqlab.errors import ConfigurationError, QuantizationError, did_you_mean
 
 Placement = Literal["deployable"]
-Calibration = Literal["minmax", "mse"]
-Rounding = Literal["nearest"]
+Calibration = Literal["minmax", "percentile", "ema", "image_mean", "mse", "kl", "aciq", "bn"]
+WeightCalibration = Literal["minmax", "percentile", "mse", "aciq"]
+Equalization = Literal["none", "dfq"]
+BiasCorrection = Literal["none", "analytic", "empirical"]
+Rounding = Literal["nearest", "squant", "adaround", "brecq", "qdrop"]
+Granularity = Literal["per_tensor", "per_channel"]
 
 INPUT_BITS = 8
 
@@ -25,7 +30,7 @@ class Grid:
 
     bits: int
     symmetric: bool
-    granularity: Literal["per_tensor", "per_channel"]
+    granularity: Granularity
 
     @property
     def quant_min(self) -> int:
@@ -37,6 +42,65 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Widths:
+    """Bits of one layer, where they differ from the specification's.
+
+    Attributes:
+        weights: of its weights.
+        activations: of the tensor that it puts out, behind its activation function.
+
+    Raises:
+        QuantizationError: bits that are not an integer from 2 to 8.
+    """
+
+    weights: int | None = None
+    activations: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("weights", "activations"):
+            if getattr(self, name) is not None:
+                _check_bits(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """How roundings that learn do it; the defaults are those of BRECQ's and QDrop's code, but for their number.
+
+    Attributes:
+        iterations: for each layer or block; the papers' 20,000 are for a GPU.
+        batch: images in each of them.
+        learning_rate: of the logits; None: 0.001 for 20,000 iterations, and as much more as there are fewer, so that a
+            logit can go as far.
+        penalty: weight of the penalty on what is rounded neither up nor down (λ of AdaRound, eq. 21).
+        warm_up: share of the iterations before the penalty counts.
+        hardest, softest: the exponent β of the penalty falls from one to the other after the warm-up, linearly.
+        drop: share of activations that QDrop leaves in float.
+        step_rate: QDrop's learning rate of the steps.
+        seed: of the batches, and of what is dropped.
+    """
+
+    iterations: int = 2000
+    batch: int = 32
+    learning_rate: float | None = None
+    penalty: float = 0.01
+    warm_up: float = 0.2
+    hardest: float = 20.0
+    softest: float = 2.0
+    drop: float = 0.5
+    step_rate: float = 4e-5
+    seed: int = 0
+
+    def beta(self, progress: float) -> float:
+        """The exponent of the penalty at a share of the iterations.
+
+        >>> Reconstruction().beta(0.1), Reconstruction().beta(0.6), Reconstruction().beta(1.0)
+        (20.0, 11.0, 2.0)
+        """
+        annealed = max(0.0, (progress - self.warm_up) / (1 - self.warm_up))
+        return self.hardest + (self.softest - self.hardest) * annealed
+
+
+@dataclass(frozen=True)
 class QuantizationSpec:
     """How a network becomes integers.
 
@@ -45,36 +109,87 @@ class QuantizationSpec:
         activations: bits of every activation but the network's input, 2 to 8; affine, per tensor.
         calibration: where ranges come from, see `dfqlab.compression.calibration`.
         rounding: how weights are rounded to their grid.
+        equalization: "dfq" scales channels of neighbouring layers against each other before anything is rounded.
         placement: where quantizers stand; "deployable" is what an integer runtime executes.
+        layers: bits of single layers, or of single tensors, by the names that the placement table shows.
+        ends: bits of the first layer and what it puts out, and of the last layer and what it reads; None: as of others.
+        mean_bits: instead of one width for all weights, one for each layer, chosen so that a weight takes this many on
+            average at most; see `dfqlab.compression.allocation`. Layers named in `layers`, and the ends, stay.
+        percentile: of calibration "percentile", in per cent.
+        weight_calibration: where ranges of weights come from; None: as those of activations where that makes sense for
+            weights, else "mse".
+        bias_correction: gives back the mean that rounding weights takes from an output; "analytic" knows it from the
+            Gaussians that BatchNorm keeps, "empirical" from the images. None: "analytic" with equalization "dfq".
+        granularity: of weights.
+        reconstruction: how roundings that learn do it.
 
     Raises:
         QuantizationError: bits that are not an integer from 2 to 8.
-        ConfigurationError: an unknown calibration, rounding or placement.
+        ConfigurationError: an unknown choice.
     """
 
     weights: int = 8
     activations: int = 8
     calibration: Calibration = "mse"
     rounding: Rounding = "nearest"
+    equalization: Equalization = "none"
     placement: Placement = "deployable"
+    layers: Mapping[str, Widths] = field(default_factory=dict)
+    ends: int | None = None
+    mean_bits: float | None = None
+    percentile: float = 99.99
+    weight_calibration: WeightCalibration | None = None
+    bias_correction: BiasCorrection | None = None
+    granularity: Granularity = "per_channel"
+    reconstruction: Reconstruction = Reconstruction()
 
     def __post_init__(self) -> None:
         for name in ("weights", "activations"):
-            bits = getattr(self, name)
-            if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
-                raise QuantizationError(f"{name}={bits!r}: bits are an integer from 2 to 8")
-        for name, choices in (("calibration", Calibration), ("rounding", Rounding), ("placement", Placement)):
+            _check_bits(name, getattr(self, name))
+        if self.ends is not None:
+            _check_bits("ends", self.ends)
+        if not 50 < self.percentile <= 100:
+            raise ConfigurationError(
+                f"percentile={self.percentile!r}: expected more than 50 and at most 100, as 99.99: the share of values "
+                "below the upper end, and above the lower one"
+            )
+        if self.mean_bits is not None and not 2 <= self.mean_bits <= 8:
+            raise QuantizationError(f"mean_bits={self.mean_bits:g}: a weight takes from 2 to 8 bits")
+        for name, choices, optional in (
+            ("calibration", Calibration, False),
+            ("rounding", Rounding, False),
+            ("equalization", Equalization, False),
+            ("placement", Placement, False),
+            ("weight_calibration", WeightCalibration, True),
+            ("bias_correction", BiasCorrection, True),
+            ("granularity", Granularity, False),
+        ):
             value = getattr(self, name)
-            if value not in get_args(choices):
+            if value not in get_args(choices) and not (optional and value is None):
                 raise ConfigurationError(f"{name}={value!r}: {did_you_mean(str(value), get_args(choices))}")
 
     @property
     def weight_grid(self) -> Grid:
-        return Grid(self.weights, symmetric=True, granularity="per_channel")
+        return Grid(self.weights, symmetric=True, granularity=self.granularity)
 
     @property
     def activation_grid(self) -> Grid:
         return Grid(self.activations, symmetric=False, granularity="per_tensor")
+
+    @property
+    def weight_rule(self) -> WeightCalibration:
+        """Where ranges of weights come from. A rule that reads batches or BatchNorm has no word for weights."""
+        if self.weight_calibration is not None:
+            return self.weight_calibration
+        own = self.calibration
+        return own if own in get_args(WeightCalibration) else "mse"  # type: ignore[return-value]
+
+    @property
+    def corrects(self) -> BiasCorrection:
+        """How biases are corrected."""
+        if self.bias_correction is not None:
+            return self.bias_correction
+        return "analytic" if self.equalization == "dfq" else "none"
 
     @property
     def label(self) -> str:
@@ -88,3 +203,15 @@ class QuantizationSpec:
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "QuantizationSpec":
+        """What `as_dict` gave, back."""
+        layers = {name: Widths(**widths) for name, widths in fields.get("layers", {}).items()}
+        reconstruction = Reconstruction(**fields.get("reconstruction", {}))
+        return cls(**{**fields, "layers": layers, "reconstruction": reconstruction})
+
+
+def _check_bits(name: str, bits: object) -> None:
+    if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
+        raise QuantizationError(f"{name}={bits!r}: bits are an integer from 2 to 8")

@@ -170,7 +170,7 @@ class RunReport:
     Attributes:
         teacher, fingerprint, parameters, input_size, classes: the network that was compressed.
         label: "W4A4"; weights and activations are the bits behind it.
-        calibration, rounding: how ranges were found and weights rounded.
+        calibration, equalization, rounding: how ranges were found, layers made ready and weights rounded.
         judged_on: the real data that judged, e.g. "599 held-out digits"; None: synthetic images that the model was not
             calibrated with.
         judged_images: how many.
@@ -194,6 +194,7 @@ class RunReport:
     weights: int
     activations: int
     calibration: str
+    equalization: str
     rounding: str
     judged_on: str | None
     judged_images: int

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from dfqlab.compression import calibration
-from dfqlab.compression.calibration import calibrate, least_squared_error_range, round_to_grid, weight_scale
+from dfqlab.compression.calibration import calibrate, weight_scale
 from dfqlab.compression.insertion import PreparedNetwork, prepare
 from dfqlab.compression.quantizers import SMALLEST_SCALE, affine_parameters
+from dfqlab.compression.ranges import least_squared_error_range
+from dfqlab.compression.rounding import round_to_grid
 from dfqlab.compression.spec import Grid, QuantizationSpec
 from dfqlab.errors import DataError, QuantizationError
 from dfqlab.images import Batch, ImageSource, Noise, StoredImages, SyntheticSet

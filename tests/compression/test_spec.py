@@ -1,11 +1,12 @@
 """What may be asked for, and how numbers are laid out."""
 
-from typing import Any
+import json
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from dfqlab.compression.spec import INPUT_BITS, Grid, QuantizationSpec
+from dfqlab.compression.spec import INPUT_BITS, Calibration, Grid, QuantizationSpec, Reconstruction, Widths
 from dfqlab.errors import ConfigurationError, QuantizationError
 
 pytestmark = pytest.mark.traces  # a shape check would catch most of what is refused here before we answer
@@ -35,9 +36,9 @@ def test_any_other_width_is_refused(which: str, bits: Any) -> None:
     [
         ({"calibration": "mes"}, "calibration='mes': did you mean 'mse'"),
         ({"calibration": "MinMax"}, "did you mean 'minmax'"),
-        ({"rounding": "adaround"}, "rounding='adaround': .*nearest"),
+        ({"rounding": "neares"}, "rounding='neares': .*nearest"),
         ({"placement": "deploy"}, "placement='deploy': did you mean 'deployable'"),
-        ({"calibration": None}, "calibration=None: known: minmax, mse"),
+        ({"calibration": None}, "calibration=None: known: aciq, bn, ema, image_mean, kl, minmax, mse, percentile"),
     ],
 )
 def test_an_unknown_choice_gets_the_near_ones(changes: dict[str, Any], said: str) -> None:
@@ -46,8 +47,51 @@ def test_an_unknown_choice_gets_the_near_ones(changes: dict[str, Any], said: str
 
 
 def test_a_spec_comes_back_from_its_dictionary() -> None:
-    spec = QuantizationSpec(weights=3, activations=5, calibration="minmax")
-    assert QuantizationSpec(**spec.as_dict()) == spec
+    spec = QuantizationSpec(
+        weights=3, activations=5, calibration="minmax", rounding="qdrop", ends=8, mean_bits=3.5,
+        layers={"conv1": Widths(weights=4), "fc": Widths(2, 3)}, reconstruction=Reconstruction(iterations=7),
+    )  # fmt: skip
+    assert QuantizationSpec.from_dict(json.loads(json.dumps(spec.as_dict()))) == spec
+
+
+def test_a_rule_that_has_no_word_for_weights_leaves_them_to_mse() -> None:
+    rules = {name: QuantizationSpec(calibration=name).weight_rule for name in get_args(Calibration)}
+    assert rules == {
+        "minmax": "minmax", "percentile": "percentile", "mse": "mse", "aciq": "aciq",
+        "ema": "mse", "image_mean": "mse", "kl": "mse", "bn": "mse",
+    }  # fmt: skip
+    assert QuantizationSpec(calibration="bn", weight_calibration="minmax").weight_rule == "minmax"
+
+
+def test_equalization_brings_its_bias_correction_unless_told_otherwise() -> None:
+    assert QuantizationSpec().corrects == "none"
+    assert QuantizationSpec(equalization="dfq").corrects == "analytic"
+    assert QuantizationSpec(equalization="dfq", bias_correction="none").corrects == "none"
+    assert QuantizationSpec(bias_correction="empirical").corrects == "empirical"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"percentile": 50}, ConfigurationError, "expected more than 50"),
+        ({"percentile": 100.5}, ConfigurationError, "at most 100"),
+        ({"mean_bits": 1.9}, QuantizationError, "mean_bits=1.9: a weight takes from 2 to 8 bits"),
+        ({"ends": 9}, QuantizationError, "ends=9: bits are"),
+        ({"equalization": "cle"}, ConfigurationError, "equalization='cle'"),
+        ({"bias_correction": "analytical"}, ConfigurationError, "did you mean 'analytic'"),
+        ({"granularity": None}, ConfigurationError, "granularity=None"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused(changes: dict[str, Any], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        QuantizationSpec(**changes)
+
+
+@pytest.mark.parametrize("bits", [1, 9, 2.5, True])
+@pytest.mark.parametrize("which", ["weights", "activations"])
+def test_widths_of_a_layer_are_widths(which: str, bits: Any) -> None:
+    with pytest.raises(QuantizationError, match=f"{which}="):
+        Widths(**{which: bits})
 
 
 def test_the_default_is_eight_bits_everywhere() -> None:

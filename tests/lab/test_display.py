@@ -19,7 +19,7 @@ from PIL import Image
 
 import dfqlab_kernels
 from dfqlab import figures
-from dfqlab.compression.calibration import widened
+from dfqlab.compression.ranges import widened
 from dfqlab.errors import ConfigurationError
 from dfqlab.lab import texts
 from dfqlab.lab.display import Drawing, _with_short_docstrings, show, source

@@ -36,6 +36,7 @@ def content() -> RunReport:
         weights=4,
         activations=3,
         calibration="mse",
+        equalization="none",
         rounding="nearest",
         judged_on="599 held-out digits",
         judged_images=599,

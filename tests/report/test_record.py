@@ -13,9 +13,9 @@ from dfqlab.report.record import record
 def test_the_keys_are_these(content: RunReport) -> None:
     assert list(record(content)) == [
         "format", "sentence", "teacher", "fingerprint", "parameters", "input_size", "classes", "label", "weights",
-        "activations", "calibration", "rounding", "judged_on", "judged_images", "teacher_accuracy", "rows", "used",
-        "sizes", "latency", "certificate", "images", "placement", "command", "versions", "warnings", "diversity",
-        "diversity_layer", "batch_norms",
+        "activations", "calibration", "equalization", "rounding", "judged_on", "judged_images", "teacher_accuracy",
+        "rows", "used", "sizes", "latency", "certificate", "images", "placement", "command", "versions", "warnings",
+        "diversity", "diversity_layer", "batch_norms",
     ]  # fmt: skip
 
 

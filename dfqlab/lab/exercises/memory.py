@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dfqlab.compression.calibration import widened
+from dfqlab.compression.ranges import widened
 from dfqlab.lab.checks import Exercise, Hint
 
 
@@ -85,6 +85,6 @@ EXERCISES = (
             Hint("Activations need not reach as far down as up: keep both ends apart.", _symmetric),
             Hint("The range must hold both, so its low is the minimum of the lows, its high the maximum.", _narrowing),
         ),
-        library="dfqlab.compression.calibration.widened",
+        library="dfqlab.compression.ranges.widened",
     ),
 )

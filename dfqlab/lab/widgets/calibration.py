@@ -1,10 +1,9 @@
 """Accuracy over bit widths, by what the ranges were calibrated on: measured point by point, while one watches."""
 
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Literal, get_args
 
 from dfqlab.compression.quantization import quantize
-from dfqlab.compression.spec import Calibration
 from dfqlab.evaluation import LabelledBatches, evaluate
 from dfqlab.figures import accuracy_by_bits
 from dfqlab.images import ImageSource
@@ -14,6 +13,8 @@ from dfqlab.lab.panels import Experiment
 from dfqlab.measures import Interval
 from dfqlab.progress import OnStep, Step
 from dfqlab.teachers import Teacher
+
+Ranges = Literal["minmax", "mse"]
 
 WIDTHS = (8, 6, 5, 4, 3, 2)
 
@@ -28,7 +29,7 @@ def accuracy_by_width(teacher: Teacher, sources: Mapping[str, ImageSource], judg
     """
     teacher_accuracy = evaluate(teacher, judge).accuracy_interval
 
-    def run(weights: int, ranges: Calibration, on_step: OnStep) -> None:
+    def run(weights: int, ranges: Ranges, on_step: OnStep) -> None:
         points = [(bits, source) for bits in WIDTHS for source in sources]
         for index, (bits, source) in enumerate(points, 1):
             model = quantize(teacher, sources[source], weights=weights, activations=bits, calibration=ranges)
@@ -49,7 +50,7 @@ def accuracy_by_width(teacher: Teacher, sources: Mapping[str, ImageSource], judg
         figure = accuracy_by_bits(WIDTHS, rows, teacher_accuracy=teacher_accuracy, measure=measure, title=title)
         return Drawing(figure, sentence)
 
-    return Experiment(run, draw, weights=Slider(8, 2, 8, unit="bits"), ranges=Choice("mse", get_args(Calibration)))
+    return Experiment(run, draw, weights=Slider(8, 2, 8, unit="bits"), ranges=Choice("mse", get_args(Ranges)))
 
 
 def _interval(step: Step) -> Interval:

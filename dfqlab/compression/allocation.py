@@ -1,0 +1,131 @@
+"""Mixed precision: what each layer loses at each width, and the widths that lose least within a size."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, fx
+
+from dfqlab.compression.blocks import run
+from dfqlab.compression.calibration import weight_scale
+from dfqlab.compression.insertion import PreparedNetwork
+from dfqlab.compression.rounding import RoundedWeight, round_to_grid
+from dfqlab.compression.spec import QuantizationSpec, Widths
+from dfqlab.errors import ConfigurationError, DataError, QuantizationError
+from dfqlab.images import ImageSource
+from dfqlab.progress import OnStep, Step, ignore
+
+WIDTHS = tuple(range(2, 9))
+_IMAGES = 64
+
+Losses = Mapping[str, Mapping[int, float]]
+
+
+def sensitivities(
+    prepared: PreparedNetwork, source: ImageSource | None, *, on_step: OnStep = ignore
+) -> dict[str, dict[int, float]]:
+    """What the network's answers lose when one layer alone has its weights rounded: by module path, then by bits.
+
+    The Kullback-Leibler divergence of the answers from those of the network as it is, averaged over at most 64 images
+    (the sensitivity of ZeroQ, Cai et al. 2020). Nothing but the images is needed.
+
+    Raises:
+        DataError: no images.
+    """
+    if source is None:
+        raise DataError("which layers need more bits is measured on images, and there are none")
+    teacher, spec = prepared.teacher, prepared.spec
+    images = next(source.batches(_IMAGES)).images.to(teacher.device)
+    x = teacher.input.normalize(images)
+    own = {path: layer.weight.detach() for path, layer in prepared.weights.items()}
+    answers = _log_shares(prepared, x, own)
+    found: dict[str, dict[int, float]] = {path: {} for path in own}
+    total = len(own) * len(WIDTHS)
+    for index, (path, bits) in enumerate(((path, bits) for path in own for bits in WIDTHS), 1):
+        grid = replace(spec.weight_grid, bits=bits)
+        scale = weight_scale(own[path], grid, spec.weight_rule, spec.percentile)
+        rounded = RoundedWeight(round_to_grid(own[path], scale, grid), scale).weight
+        changed = _log_shares(prepared, x, {**own, path: rounded})
+        found[path][bits] = float((answers.exp() * (answers - changed)).sum(1).mean().clamp(min=0))
+        on_step(Step("sensitivity", index, total))
+    return found
+
+
+def allocate(losses: Losses, sizes: Mapping[str, int], mean_bits: float) -> dict[str, int]:
+    """The width of each layer with the least sum of losses among those that fit.
+
+    An integer program with one choice a layer, solved by HiGHS through scipy: the sum of what layers lose each alone
+    stands for what they lose together, as on ZeroQ's Pareto frontier.
+
+    Args:
+        losses: of each layer at each width that it may have.
+        sizes: weights of each layer.
+        mean_bits: bits that a weight may take on average.
+
+    Raises:
+        QuantizationError: not even the smallest widths fit; says what the smallest possible mean is.
+        ConfigurationError: scipy is not installed.
+
+    >>> allocate({"a": {2: 5.0, 4: 0.0}, "b": {2: 1.0, 4: 0.0}}, {"a": 10, "b": 10}, mean_bits=3)
+    {'a': 4, 'b': 2}
+    """
+    total = sum(sizes.values())
+    smallest = sum(min(losses[path]) * size for path, size in sizes.items()) / total
+    if mean_bits < smallest:
+        raise QuantizationError(
+            f"mean_bits={mean_bits:g}: the smallest possible here is {math.ceil(100 * smallest) / 100:g}, with every "
+            "layer that may change at its smallest width"
+        )
+    try:
+        from scipy.optimize import Bounds, LinearConstraint, milp
+    except ImportError as error:
+        raise ConfigurationError('mixed precision needs the extra "search": pip install "dfqlab[search]"') from error
+    choices = [(path, bits) for path, by_bits in losses.items() for bits in by_bits]
+    one_each = [[float(path == chosen) for chosen, _ in choices] for path in losses]
+    bits_of_all = [float(sizes[path] * bits) for path, bits in choices]
+    found = milp(
+        [losses[path][bits] for path, bits in choices],
+        integrality=[1] * len(choices),
+        bounds=Bounds(0, 1),
+        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint([bits_of_all], 0, mean_bits * total)],
+        options={"mip_rel_gap": 0.0},
+    )
+    assert found.success, found.message
+    return {path: bits for (path, bits), taken in zip(choices, found.x, strict=True) if taken > 0.5}
+
+
+def mixed(
+    prepared: PreparedNetwork, source: ImageSource | None, mean_bits: float, *, on_step: OnStep = ignore
+) -> QuantizationSpec:
+    """The specification with a width for each layer's weights, so that they take `mean_bits` on average at most.
+
+    Layers that the specification names, and those at the ends where it has `ends`, keep the widths that they have.
+
+    Raises:
+        QuantizationError: the widths that are fixed leave no room; says what the smallest possible mean is.
+        DataError: no images.
+    """
+    spec = prepared.spec
+    losses = sensitivities(prepared, source, on_step=on_step)
+    for path, grid in prepared.grids.items():
+        named = spec.layers.get(path, Widths()).weights is not None
+        if named or (spec.ends is not None and path in prepared.ends):
+            losses[path] = {grid.bits: losses[path][grid.bits]}
+    sizes = {path: layer.weight.numel() for path, layer in prepared.weights.items()}
+    chosen = allocate(losses, sizes, mean_bits)
+    activations = {path: spec.layers.get(path, Widths()).activations for path in chosen}
+    layers = {path: Widths(bits, activations[path]) for path, bits in chosen.items()}
+    return replace(spec, layers={**spec.layers, **layers})
+
+
+def _log_shares(prepared: PreparedNetwork, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    graph = prepared.graph.graph
+    (entry,) = graph.find_nodes(op="placeholder")
+    (output,) = graph.find_nodes(op="output")
+    values: dict[fx.Node, object] = {entry: x}
+    with torch.no_grad():
+        run(prepared, [node for node in graph.nodes if node not in (entry, output)], values, weights, None)
+    logits = values[output.all_input_nodes[0]]
+    assert isinstance(logits, Tensor)
+    return logits.double().log_softmax(1)

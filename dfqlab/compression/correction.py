@@ -1,0 +1,99 @@
+"""Bias correction (DFQ, Nagel et al. 2019): rounding moves the mean that a layer puts out; its bias moves it back."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx, nn
+
+from dfqlab.compression.gaussians import applied, expected_inputs
+from dfqlab.compression.insertion import PreparedNetwork
+from dfqlab.compression.rounding import Rounded, largest_bias
+from dfqlab.errors import DataError
+from dfqlab.images import ImageSource
+
+Biases = dict[str, Float[Tensor, "out"]]
+
+_IMAGES = 256  # that empirical correction looks at, all of them at once
+
+
+def corrected_biases(prepared: PreparedNetwork, rounded: Rounded, source: ImageSource | None) -> Biases:
+    """The biases, by module path, that give back what rounding took; only those of layers that have one.
+
+    "analytic" subtracts `(W~ - W) E[x]` with the mean that the Gaussians of BatchNorm promise of what the
+    layer reads; a layer of which they say nothing keeps its bias. "empirical" goes through the network once, with
+    the images as they are and with everything in front quantized and corrected, and subtracts the difference of the
+    means that the layer puts out.
+
+    Raises:
+        DataError: "empirical" without images.
+    """
+    match prepared.spec.corrects:
+        case "analytic":
+            found = _analytic(prepared, rounded)
+        case "empirical":
+            if source is None:
+                raise DataError("bias_correction='empirical' needs images; 'analytic' needs none")
+            batch = next(source.batches(_IMAGES), None)
+            if batch is None or not len(batch.images):
+                raise DataError("bias_correction='empirical' needs images, and the source gives none")
+            found = _empirical(prepared, rounded, batch.images)
+        case _:
+            return {}
+    for path, bias in found.items():
+        limit = largest_bias(rounded[path].scale, prepared.input_scale(path))
+        found[path] = torch.clamp(bias, -limit, limit)
+    return found
+
+
+def _analytic(prepared: PreparedNetwork, rounded: Rounded) -> Biases:
+    found = {}
+    for path, mean in expected_inputs(prepared).items():
+        layer = prepared.weights[path]
+        if layer.bias is None:
+            continue
+        lost = (rounded[path].weight - layer.weight.detach()).double().cpu()
+        found[path] = layer.bias.detach() - _means(layer, applied(layer, mean, lost, None)).to(layer.bias)
+    return found
+
+
+def _empirical(prepared: PreparedNetwork, rounded: Rounded, images: Tensor) -> Biases:
+    teacher, graph_module = prepared.teacher, prepared.graph
+    x = teacher.input.normalize(images.to(teacher.device))
+    values: dict[fx.Node, tuple[Any, Any]] = {}  # as they are, and quantized
+    last_use = {source: node for node in graph_module.graph.nodes for source in node.all_input_nodes}
+    found: Biases = {}
+    interpreter = fx.Interpreter(graph_module)
+    with torch.no_grad():
+        for node in graph_module.graph.nodes:
+            path = str(node.target)
+            if node.op == "placeholder":
+                values[node] = (x, x)
+                continue
+            exact, pretended = (_run(interpreter, node, values, side) for side in (0, 1))
+            if path in prepared.activations:
+                pretended = prepared.activations[path].simulate(pretended)
+            elif node.op == "call_module" and path in prepared.weights:
+                layer = prepared.weights[path]
+                bias = None if layer.bias is None else layer.bias.detach()
+                pretended = applied(layer, values[node.args[0]][1], rounded[path].weight, bias)
+                if bias is not None:
+                    lost = _means(layer, pretended) - _means(layer, exact)
+                    found[path] = bias - lost
+                    pretended = pretended - (lost if isinstance(layer, nn.Linear) else lost[:, None, None])
+            values[node] = (exact, pretended)
+            for source in set(node.all_input_nodes):
+                if last_use[source] is node:
+                    del values[source]
+    return found
+
+
+def _run(interpreter: fx.Interpreter, node: fx.Node, values: dict[fx.Node, tuple[Any, Any]], side: int) -> Any:
+    args = fx.map_arg(node.args, lambda n: values[n][side])
+    kwargs = fx.map_arg(node.kwargs, lambda n: values[n][side])
+    return getattr(interpreter, node.op)(node.target, args, kwargs)
+
+
+def _means(layer: nn.Conv2d | nn.Linear, y: Tensor) -> Tensor:
+    """Of each channel of what a layer puts out: a linear layer has them along the last dimension."""
+    return y.flatten(0, -2).mean(0) if isinstance(layer, nn.Linear) else y.mean((0, 2, 3))

@@ -1,0 +1,335 @@
+"""Rounding that is learned from images: AdaRound by layer, BRECQ by block, QDrop by block with activations dropped."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx
+
+from dfqlab.compression.blocks import Unit, find_units, run
+from dfqlab.compression.insertion import PreparedNetwork
+from dfqlab.compression.rounding import Rounded, RoundedWeight, weight_scales
+from dfqlab.compression.spec import Grid, Reconstruction
+from dfqlab.errors import DataError
+from dfqlab.images import ImageSource
+from dfqlab.progress import OnStep, Step, ignore
+from dfqlab_kernels import Packing, initial_logits, learned_step_quantize, soft_round_quantize
+
+_AT_ONCE = 64  # images that go through a unit together when nothing is learned
+_FULL_LENGTH, _FULL_RATE = 20_000, 1e-3  # of BRECQ's code
+_STEP_NORM = 2.4  # of the loss that BRECQ's code learns steps of activations by
+_STEPS_RATE = 4e-4
+_STEPS_ARE_SHORTER = 4  # 5,000 iterations beside 20,000
+
+
+def adaround(prepared: PreparedNetwork, source: ImageSource | None, *, on_step: OnStep = ignore) -> Rounded:
+    """Learn for each weight whether it goes up or down, layer by layer (Nagel et al. 2020, eqs. 21 to 25).
+
+    A layer reads what the layers in front put out with their rounded weights, and is to put out what it does in float,
+    behind its activation function.
+    """
+    return _Reconstruction(prepared, source, "layer", on_step).learn(steps_too=False)
+
+
+def brecq(prepared: PreparedNetwork, source: ImageSource | None, *, on_step: OnStep = ignore) -> Rounded:
+    """The same block by block (Li et al. 2021), and then the steps of activations, block by block too."""
+    reconstruction = _Reconstruction(prepared, source, "block", on_step)
+    rounded = reconstruction.learn(steps_too=False)
+    reconstruction.learn_steps(rounded)
+    _follow_averages(prepared)
+    return rounded
+
+
+def qdrop(prepared: PreparedNetwork, source: ImageSource | None, *, on_step: OnStep = ignore) -> Rounded:
+    """Rounding and steps together, block by block, with half of what is quantized left in float at random (Wei et al.
+    2022): a block must not lean on the errors of these very images."""
+    rounded = _Reconstruction(prepared, source, "block", on_step).learn(steps_too=True)
+    _follow_averages(prepared)
+    return rounded
+
+
+def _follow_averages(prepared: PreparedNetwork) -> None:
+    """An average goes on with the range of what it averages, which has moved."""
+    for quantizer in prepared.activations.values():
+        if quantizer.averages is not None:
+            quantizer.follow(prepared.activations[quantizer.averages])
+
+
+@dataclass(frozen=True)
+class Passing:
+    """What passes a unit, of all images.
+
+    Attributes:
+        pretended: what enters it, as the rounded layers in front make it.
+        exact: what enters it in float.
+        target: what leaves it in float, before it is quantized.
+    """
+
+    unit: Unit
+    pretended: Tensor
+    exact: Tensor
+    target: Tensor
+
+
+class _Reconstruction:
+    """Walks through the network with all images: what each tensor is in float, and what it has become."""
+
+    def __init__(
+        self, prepared: PreparedNetwork, source: ImageSource | None, by: Literal["layer", "block"], on_step: OnStep
+    ) -> None:
+        if source is None:
+            raise DataError(f"rounding={prepared.spec.rounding!r} learns from images, and there are none")
+        teacher = prepared.teacher
+        self.prepared = prepared
+        self.settings = prepared.spec.reconstruction
+        self.units = find_units(prepared, by)
+        self.images = teacher.input.normalize(
+            torch.cat([b.images for b in source.batches(_AT_ONCE)]).to(teacher.device)
+        )
+        self.own = {path: layer.weight.detach() for path, layer in prepared.weights.items()}
+        self.on_step = on_step
+
+    def learn(self, *, steps_too: bool) -> Rounded:
+        """Rounding of all layers; with the steps of their activations, which are then quantized meanwhile."""
+        scales = weight_scales(self.prepared)
+        found: dict[str, RoundedWeight] = {}
+        weights = dict(self.own)
+        iterations = self.settings.iterations
+        for index, passing in enumerate(self._walk(weights, quantized=steps_too)):
+            unit = passing.unit
+            rounding = SoftRounding(self.prepared, unit.layers, scales)
+            steps = Steps(self.prepared, unit) if steps_too else None
+            learning = _learn_rounding(self.prepared, passing, rounding, steps, self.settings, self._generator(index))
+            for done, values in enumerate(learning, 1):
+                self._report(f"round {unit.name}", index * iterations + done, len(self.units) * iterations, values)
+            if steps is not None:
+                steps.keep()
+            found |= rounding.hard()
+            weights |= {path: found[path].weight for path in unit.layers}
+        return found
+
+    def learn_steps(self, rounded: Rounded) -> None:
+        """The steps of activations, unit by unit, from what enters each of them in float."""
+        weights = {path: layer.weight for path, layer in rounded.items()}
+        iterations = self.settings.iterations // _STEPS_ARE_SHORTER
+        for index, passing in enumerate(self._walk(weights, quantized=True)):
+            steps = Steps(self.prepared, passing.unit)
+            if steps.scales:
+                learning = _learn_steps(self.prepared, passing, weights, steps, self.settings, self._generator(index))
+                for done, values in enumerate(learning, 1):
+                    name = f"steps of {passing.unit.name}"
+                    self._report(name, index * iterations + done, len(self.units) * iterations, values)
+                steps.keep()
+
+    def _walk(self, weights: Mapping[str, Tensor], *, quantized: bool) -> Iterator[Passing]:
+        """Unit by unit what passes it. Goes on with the weights, and the quantizers, as they are by then."""
+        prepared, graph = self.prepared, self.prepared.graph.graph
+        quantize = _simulate(prepared) if quantized else None
+        owner = {node: unit for unit in self.units for node in unit.nodes}
+        last_use = {source: node for node in graph.nodes for source in node.all_input_nodes}
+        exact: dict[fx.Node, Any] = {}
+        pretended: dict[fx.Node, Any] = {}
+        for node in graph.nodes:
+            unit = owner.get(node)
+            if node.op == "placeholder":
+                exact[node] = pretended[node] = self.images
+            elif node.op == "output":
+                return
+            elif unit is None:
+                with torch.no_grad():
+                    run(prepared, [node], exact, self.own, None)
+                    run(prepared, [node], pretended, weights, quantize)
+            elif node is unit.nodes[0]:
+                exact[unit.exit] = _through(prepared, unit, exact[unit.entry], self.own, None)
+                yield Passing(unit, pretended[unit.entry], exact[unit.entry], exact[unit.exit])
+                pretended[unit.exit] = _through(prepared, unit, pretended[unit.entry], weights, quantize)
+            for values in (exact, pretended):
+                for read in [source for source in values if last_use.get(source) is node]:
+                    del values[read]
+
+    def _generator(self, index: int) -> torch.Generator:
+        """A unit's own: what is drawn for it does not hang on the units before."""
+        return torch.Generator().manual_seed(self.settings.seed * 100_003 + index)
+
+    def _report(self, job: str, done: int, total: int, values: dict[str, float]) -> None:
+        self.on_step(Step(job, done, total, values))
+
+
+class SoftRounding:
+    """Weights of some layers on their way to the grid: a logit for each says how much of a step it goes up.
+
+    Layers of one grid are rounded in one launch.
+    """
+
+    def __init__(self, prepared: PreparedNetwork, paths: Sequence[str], scales: Mapping[str, Tensor]) -> None:
+        self.groups: list[_Group] = []
+        for grid in dict.fromkeys(prepared.grids[path] for path in paths):
+            own = [path for path in paths if prepared.grids[path] == grid]
+            weights = [prepared.weights[path].weight.detach() for path in own]
+            packing = Packing.of(weights)
+            flat, scale = packing.pack(weights), torch.cat([scales[path] for path in own])
+            logits = initial_logits(flat, scale, packing=packing).requires_grad_()
+            self.groups.append(_Group(own, grid, packing, flat, scale, logits))
+
+    @property
+    def logits(self) -> list[Tensor]:
+        """What is learned."""
+        return [group.logits for group in self.groups]
+
+    def soft(self, beta: float) -> tuple[dict[str, Tensor], Tensor]:
+        """The weights as they are now, by path, and the penalty on those that are neither up nor down."""
+        weights: dict[str, Tensor] = {}
+        penalties = []
+        for group in self.groups:
+            flat, penalty = group.round(beta=beta)
+            weights |= dict(zip(group.paths, group.packing.unpack(flat), strict=True))
+            penalties.append(penalty)
+        return weights, torch.stack(penalties).sum()
+
+    def hard(self) -> dict[str, RoundedWeight]:
+        """Every weight up or down, by the sign of its logit."""
+        found = {}
+        for group in self.groups:
+            flat, _ = group.round(hard=True)
+            scales = group.scale.split([shape[0] for shape in group.packing.shapes])
+            for path, weight, scale in zip(group.paths, group.packing.unpack(flat), scales, strict=True):
+                steps = weight / scale.reshape(-1, *[1] * (weight.dim() - 1))
+                found[path] = RoundedWeight(torch.round(steps), scale)
+        return found
+
+
+@dataclass
+class _Group:
+    paths: list[str]
+    grid: Grid
+    packing: Packing
+    weights: Tensor
+    scale: Tensor
+    logits: Tensor
+
+    def round(self, *, beta: float = 20.0, hard: bool = False) -> tuple[Tensor, Tensor]:
+        grid = self.grid
+        return soft_round_quantize(
+            self.weights, self.logits, self.scale,
+            packing=self.packing, quant_min=grid.quant_min, quant_max=grid.quant_max, beta=beta, hard=hard,
+        )  # fmt: skip
+
+
+class Steps:
+    """The steps of the activations that a unit makes, to be learned; their zero points stay."""
+
+    def __init__(self, prepared: PreparedNetwork, unit: Unit) -> None:
+        paths = [str(node.target) for node in unit.nodes if str(node.target) in prepared.activations]
+        self.quantizers = {path: prepared.activations[path] for path in paths}
+        self.simulate = _simulate(prepared)
+        self.scales = {
+            path: quantizer.quantization.scale.clone().to(prepared.teacher.device).requires_grad_()
+            for path, quantizer in self.quantizers.items()
+            if quantizer.averages is None  # whose range is that of what it averages
+        }
+
+    def quantize(self, path: str, x: Tensor) -> Tensor:
+        """With a gradient for the step."""
+        if path not in self.scales:
+            return self.simulate(path, x)
+        p = self.quantizers[path].quantization
+        zero_point = x.new_tensor(float(p.zero_point))
+        return learned_step_quantize(
+            x, self.scales[path], zero_point, quant_min=p.quant_min, quant_max=self.quantizers[path].grid.quant_max
+        )
+
+    def keep(self) -> None:
+        """Make what was learned the quantizers' own."""
+        for path, scale in self.scales.items():
+            self.quantizers[path].set_step(scale.detach().abs())
+
+
+def _learn_rounding(
+    prepared: PreparedNetwork,
+    passing: Passing,
+    rounding: SoftRounding,
+    steps: Steps | None,
+    settings: Reconstruction,
+    generator: torch.Generator,
+) -> Iterator[dict[str, float]]:
+    """Iterations of AdaRound's loss (eq. 21): squared error behind the unit, and the penalty after a warm-up."""
+    rate = settings.learning_rate or _FULL_RATE * max(1.0, _FULL_LENGTH / settings.iterations)
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(rounding.logits, lr=rate)]
+    schedule = None
+    if steps is not None and steps.scales:
+        optimizers.append(torch.optim.Adam(list(steps.scales.values()), lr=settings.step_rate))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizers[-1], settings.iterations)
+    keep = 1 - settings.drop
+
+    def mixed(pretended: Tensor, exact: Tensor) -> Tensor:
+        return torch.where(torch.rand(exact.shape, generator=generator).to(exact.device) < keep, pretended, exact)
+
+    def quantize(path: str, x: Tensor) -> Tensor:
+        assert steps is not None
+        return mixed(steps.quantize(path, x), x)
+
+    for iteration in range(settings.iterations):
+        chosen = torch.randint(len(passing.target), (min(settings.batch, len(passing.target)),), generator=generator)
+        x = passing.pretended[chosen]
+        if steps is not None:
+            x = mixed(x, passing.exact[chosen])
+        progress = iteration / settings.iterations
+        weights, penalty = rounding.soft(settings.beta(progress))
+        values: dict[fx.Node, Any] = {passing.unit.entry: x}
+        run(prepared, passing.unit.nodes, values, weights, None if steps is None else quantize)
+        error = (values[passing.unit.exit] - passing.target[chosen]).square().sum(1).mean()
+        loss = error if progress < settings.warm_up else error + settings.penalty * penalty
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        if schedule is not None:
+            schedule.step()
+        yield {"error": float(error.detach()), "penalty": float(penalty.detach())}
+
+
+def _learn_steps(
+    prepared: PreparedNetwork,
+    passing: Passing,
+    weights: Mapping[str, Tensor],
+    steps: Steps,
+    settings: Reconstruction,
+    generator: torch.Generator,
+) -> Iterator[dict[str, float]]:
+    """BRECQ's second part: the weights stay, and the steps follow the error behind the unit, to the power of 2.4."""
+    iterations = settings.iterations // _STEPS_ARE_SHORTER
+    optimizer = torch.optim.Adam(list(steps.scales.values()), lr=_STEPS_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, iterations))
+    for _ in range(iterations):
+        chosen = torch.randint(len(passing.target), (min(settings.batch, len(passing.target)),), generator=generator)
+        values: dict[fx.Node, Any] = {passing.unit.entry: passing.exact[chosen]}
+        run(prepared, passing.unit.nodes, values, weights, steps.quantize)
+        loss = (values[passing.unit.exit] - passing.target[chosen]).abs().pow(_STEP_NORM).sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        yield {"error": float(loss.detach())}
+
+
+def _simulate(prepared: PreparedNetwork) -> Callable[[str, Tensor], Tensor]:
+    return lambda path, x: prepared.activations[path].simulate(x)
+
+
+def _through(
+    prepared: PreparedNetwork,
+    unit: Unit,
+    x: Tensor,
+    weights: Mapping[str, Tensor],
+    quantize: Callable[[str, Tensor], Tensor] | None,
+) -> Tensor:
+    """All images through a unit, some at a time."""
+    parts = []
+    with torch.no_grad():
+        for part in x.split(_AT_ONCE):
+            values: dict[fx.Node, Any] = {unit.entry: part}
+            run(prepared, unit.nodes, values, weights, quantize)
+            parts.append(values[unit.exit])
+    return torch.cat(parts)
