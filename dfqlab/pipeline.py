@@ -143,7 +143,7 @@ def run(
         ),
         pictures=_pictures(teacher, images, recorder, sources),
         placement=model.table,
-        warnings=_warnings(teacher, images),
+        warnings=(*_warnings(teacher, images), *_widths(job.spec)),
         diversity=_diversity(teacher, sources),
         diversity_layer=_middle(teacher),
     )
@@ -176,6 +176,18 @@ def _warnings(teacher: Teacher, images: SyntheticSet) -> tuple[str, ...]:
     if teacher.fingerprint in images.teachers:
         return ()
     return ("the images were made from another network than the one that was quantized",)
+
+
+def _widths(spec: QuantizationSpec) -> tuple[str, ...]:
+    """What the label does not say of the bits."""
+    notes = []
+    if spec.mean_bits is not None:
+        notes.append(f"each layer has a width of its own: {spec.mean_bits:g} bits a weight on average at most")
+    if spec.ends is not None:
+        notes.append(f"the first and the last layer have {spec.ends} bits")
+    if spec.layers:
+        notes.append(f"other widths were asked for {', '.join(spec.layers)}")
+    return tuple(notes)
 
 
 def _synthesize(job: Job, seed: int, count: int, on_step: OnStep, checkpoint: Checkpoint | None = None) -> SyntheticSet:

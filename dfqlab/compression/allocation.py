@@ -84,14 +84,16 @@ def allocate(losses: Losses, sizes: Mapping[str, int], mean_bits: float) -> dict
     choices = [(path, bits) for path, by_bits in losses.items() for bits in by_bits]
     one_each = [[float(path == chosen) for chosen, _ in choices] for path in losses]
     bits_of_all = [float(sizes[path] * bits) for path, bits in choices]
+    largest = max(losses[path][bits] for path, bits in choices) or 1.0  # a solver's tolerances are absolute
     found = milp(
-        [losses[path][bits] for path, bits in choices],
+        [losses[path][bits] / largest for path, bits in choices],
         integrality=[1] * len(choices),
         bounds=Bounds(0, 1),
         constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint([bits_of_all], 0, mean_bits * total)],
         options={"mip_rel_gap": 0.0},
     )
-    assert found.success, found.message
+    if not found.success:
+        raise QuantizationError(f"no widths were found for mean_bits={mean_bits:g}: {found.message}")
     return {path: bits for (path, bits), taken in zip(choices, found.x, strict=True) if taken > 0.5}
 
 

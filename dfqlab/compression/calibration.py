@@ -28,6 +28,7 @@ from dfqlab.compression.spec import Grid, QuantizationSpec, WeightCalibration
 from dfqlab.errors import DataError, QuantizationError
 from dfqlab.images import ImageSource
 from dfqlab.progress import OnStep, Step, ignore
+from dfqlab.teachers import Teacher
 from dfqlab_kernels import fake_quantize
 
 BATCH_SIZE = 64
@@ -120,6 +121,13 @@ def weight_scale(
     return best
 
 
+def check_size(teacher: Teacher, images: Tensor) -> None:
+    """Raise a DataError unless images are of the teacher's size."""
+    if tuple(images.shape[1:]) != teacher.input.size:
+        expected = ", ".join(map(str, teacher.input.size))
+        raise DataError(f"{teacher.name!r} takes images (n, {expected}), got {tuple(images.shape)}")
+
+
 def _look(prepared: PreparedNetwork, source: ImageSource, rule: RangeRule, on_step: OnStep) -> dict[str, Seen]:
     seen = {path: Seen() for path in prepared.activations}
 
@@ -144,9 +152,7 @@ def _run(
     total = -(-len(source) // BATCH_SIZE) if isinstance(source, Sized) else 0
     with _observed(prepared.activations, observe), torch.no_grad():
         for batch in source.batches(BATCH_SIZE):
-            if tuple(batch.images.shape[1:]) != teacher.input.size:
-                expected = ", ".join(map(str, teacher.input.size))
-                raise DataError(f"{teacher.name!r} takes images (n, {expected}), got {tuple(batch.images.shape)}")
+            check_size(teacher, batch.images)
             if not len(batch.images):
                 continue
             prepared.graph(teacher.input.normalize(batch.images.to(teacher.device)))

@@ -17,6 +17,7 @@ from dfqlab.errors import QuantizationError
 
 _REACH = 6.0  # standard deviations that count as extremes: DFQ's (Nagel et al. 2019)
 _LEAST_STD = 1e-12
+_AT_ONCE = 1024  # values whose histograms are made side by side: 16 megabytes
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class ClippedNormal:
     """Values that are each normal and then clipped, as ReLU does.
 
     Attributes:
-        mean, std: of each value before clipping, (1, c, h, w) or (1, c).
+        mean, std: of each value before clipping, (1, c, h, w) or (1, c), or whatever shape a value has.
         low, high: what it is clipped to, shaped like them.
     """
 
@@ -72,11 +73,14 @@ class ClippedNormal:
         if highest <= lowest:
             return Seen(extremes=(lowest, highest))
         edges = torch.linspace(lowest, highest, BINS + 1, dtype=torch.float64)
-        below = torch.special.ndtr((edges - mean[:, None]) / std[:, None])
-        below = torch.where(edges <= low[:, None], 0, below)
-        below = torch.where(edges >= high[:, None], 1, below)
-        below[:, 0], below[:, -1] = 0, 1
-        return Seen(extremes=(lowest, highest), histogram=below.diff(dim=1).sum(0))
+        histogram = torch.zeros(BINS, dtype=torch.float64)
+        for some in zip(*(t[:, None].split(_AT_ONCE) for t in (mean, std, low, high)), strict=True):
+            below = torch.special.ndtr((edges - some[0]) / some[1])
+            below = torch.where(edges <= some[2], 0, below)
+            below = torch.where(edges >= some[3], 1, below)
+            below[:, 0], below[:, -1] = 0, 1
+            histogram += below.diff(dim=1).sum(0)
+        return Seen(extremes=(lowest, highest), histogram=histogram)
 
 
 def expected_values(prepared: PreparedNetwork) -> dict[str, ClippedNormal]:
@@ -142,7 +146,7 @@ class _Follower:
         if kind in ("relu", "relu6"):
             return values[0].clipped(0.0, self._cap(node, kind))
         if kind == "add":
-            return _sum(*values)
+            return _sum(*(self.values[source] for source in node.args if isinstance(source, fx.Node)))
         return self._each(node)  # pooling, concatenation and whatever moves values
 
     def _pixels(self, node: fx.Node) -> ClippedNormal:
@@ -220,5 +224,5 @@ def _sum(a: ClippedNormal, b: ClippedNormal) -> ClippedNormal:
 
 
 def _by_channel(x: Tensor) -> Tensor:
-    """The mean over positions of (1, c, h, w)."""
-    return x.flatten(2).mean(2).flatten() if x.dim() > 2 else x.flatten()
+    """The mean over positions of (1, c, h, w); of other shapes every value counts for itself."""
+    return x.mean((2, 3)).flatten() if x.dim() == 4 else x.flatten()

@@ -131,14 +131,23 @@ class _Inserter:
             assert isinstance(layer, (nn.Conv2d, nn.Linear))
             weights[path] = layer
             grids[path] = replace(self.spec.weight_grid, bits=self._bits(node, "weights"))
-        names = [row.name for row in self.rows]
-        for name in self.spec.layers:
-            if name not in names:
-                raise ConfigurationError(f"layers: nothing is called {name!r}; {did_you_mean(name, names)}")
+        self._check_names()
         return PreparedNetwork(
             self.teacher, self.spec, self.graph_module, self.activations, weights, grids, self.folded.gaussians,
             self.grid_of, tuple(self.rows), tuple(str(node.target) for node in self.first_and_last),
         )  # fmt: skip
+
+    def _check_names(self) -> None:
+        rows = {row.name: row for row in self.rows}
+        for name, widths in self.spec.layers.items():
+            if name not in rows:
+                raise ConfigurationError(f"layers: nothing is called {name!r}; {did_you_mean(name, rows)}")
+            weights, _, activations = rows[name].bits.rpartition(" / ")
+            if widths.weights is not None and not weights:
+                raise ConfigurationError(f"layers: {name!r} ({rows[name].operation}) has no weights")
+            if widths.activations is not None and (activations == "float" or rows[name].operation == "input"):
+                what = "the network's input, which has 8 bits" if activations != "float" else "float, as logits are"
+                raise ConfigurationError(f"layers: what {name!r} puts out is {what}")
 
     def _made_by(self, node: Any) -> fx.Node:
         """The operation behind whose activation function the quantizer of a tensor stands."""

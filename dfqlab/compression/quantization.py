@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from dfqlab.compression.allocation import mixed
-from dfqlab.compression.calibration import calibrate
+from dfqlab.compression.calibration import calibrate, check_size
 from dfqlab.compression.correction import corrected_biases
 from dfqlab.compression.insertion import PreparedNetwork, prepare
 from dfqlab.compression.integers import CapChannels, GlobalAveragePool, IntegerConv2d, IntegerLinear, Requantize
@@ -20,11 +20,13 @@ from dfqlab.compression.model import CompressedModel
 from dfqlab.compression.reconstruction import adaround, brecq, qdrop
 from dfqlab.compression.rounding import Rounded, RoundedWeight, Rounding, nearest, squant
 from dfqlab.compression.spec import QuantizationSpec
-from dfqlab.errors import ConfigurationError, did_you_mean
+from dfqlab.errors import ConfigurationError, DataError, did_you_mean
 from dfqlab.images import ImageSource, SyntheticSet, as_source
 from dfqlab.progress import OnStep, ignore
 from dfqlab.teachers import Teacher
 from dfqlab.teachers.tracing import replace_submodule
+
+_LARGEST_CODE = 2**31 - 1
 
 ROUNDINGS: dict[str, Rounding] = {
     "nearest": nearest,
@@ -67,14 +69,16 @@ def quantize(
         DataError: images that do not fit, or none where they are needed.
         TeacherError: the network cannot be traced; says which line and how to leave that part out.
     """
+    known = [field.name for field in fields(QuantizationSpec)]
+    for name in more:
+        if name not in known:
+            raise ConfigurationError(f"unknown setting {name!r}; {did_you_mean(name, known)}")
     chosen = {"calibration": calibration, "equalization": equalization, "rounding": rounding}
-    try:
-        spec = QuantizationSpec(weights, activations, **chosen, **more)  # type: ignore[arg-type]
-    except TypeError as error:
-        known = [field.name for field in fields(QuantizationSpec)]
-        unknown = next(name for name in more if name not in known)
-        raise ConfigurationError(f"unknown setting {unknown!r}; {did_you_mean(unknown, known)}") from error
+    spec = QuantizationSpec(weights, activations, **chosen, **more)  # type: ignore[arg-type]
     source = None if images is None else as_source(images, teacher.input)
+    learns = spec.rounding not in ("nearest", "squant") or spec.mean_bits is not None or spec.corrects == "empirical"
+    if source is not None and learns:
+        _check_first(source, teacher)
     prepared = prepare(teacher, spec)
     if spec.mean_bits is not None:
         prepared = prepare(teacher, mixed(prepared, source, spec.mean_bits, on_step=on_step))
@@ -86,6 +90,14 @@ def quantize(
         biases=corrected_biases(prepared, rounded, source),
         provenance={"teacher": teacher.name, "fingerprint": teacher.fingerprint, "images": _describe(source)},
     )
+
+
+def _check_first(source: ImageSource, teacher: Teacher) -> None:
+    """Raise a DataError unless there are images, of the teacher's size: calibration "bn" does not look at them."""
+    first = next(source.batches(1), None)
+    if first is None or not len(first.images):
+        raise DataError("nothing to calibrate with: the image source gives no image")
+    check_size(teacher, first.images)
 
 
 def freeze(
@@ -165,7 +177,8 @@ def _integer_layer(
     integer.scale = rounded.scale
     integer.bias_scale = x_scale.to(rounded.scale) * rounded.scale
     if bias is not None:
-        integer.bias_codes = torch.round(bias.detach().double() / integer.bias_scale.double()).to(torch.int32)
+        codes = torch.round(bias.detach().double() / integer.bias_scale.double())
+        integer.bias_codes = codes.clamp(-_LARGEST_CODE, _LARGEST_CODE).to(torch.int32)
     return integer
 
 

@@ -158,7 +158,7 @@ class ImageMean:
 class SquaredError:
     """The range that loses least when the histogram is quantized, each end searched where it is not 0.
 
-    The search of DSG's and BRECQ's code, both ends moved independently.
+    The search of DSG's and BRECQ's code, which move one end or both together; here each moves for itself.
     """
 
     reads_histogram: ClassVar[bool] = True
@@ -309,7 +309,7 @@ def least_squared_error_range(histogram: Float[Tensor, "bins"], low: float, high
     return float(lows[best]), float(highs[best])
 
 
-def widened(seen: Range, x: Float[Tensor, "*shape"]) -> Range:
+def widened(seen: tuple[float, float], x: Float[Tensor, "*shape"]) -> tuple[float, float]:
     """The smallest range that holds the range seen so far and every value of x; NaN where x holds one.
 
     >>> widened((-1.0, 2.0), torch.tensor([0.5, 2.5]))

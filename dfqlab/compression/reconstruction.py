@@ -19,7 +19,7 @@ from dfqlab_kernels import Packing, initial_logits, learned_step_quantize, soft_
 _AT_ONCE = 64  # images that go through a unit together when nothing is learned
 _FULL_LENGTH, _FULL_RATE = 20_000, 1e-3  # of BRECQ's code
 _STEP_NORM = 2.4  # of the loss that BRECQ's code learns steps of activations by
-_STEPS_RATE = 4e-4
+_STEPS_RATE = 4e-3  # relative to a step; the code's 4e-4 is meant for steps near 0.1
 _STEPS_ARE_SHORTER = 4  # 5,000 iterations beside 20,000
 
 
@@ -37,23 +37,13 @@ def brecq(prepared: PreparedNetwork, source: ImageSource | None, *, on_step: OnS
     reconstruction = _Reconstruction(prepared, source, "block", on_step)
     rounded = reconstruction.learn(steps_too=False)
     reconstruction.learn_steps(rounded)
-    _follow_averages(prepared)
     return rounded
 
 
 def qdrop(prepared: PreparedNetwork, source: ImageSource | None, *, on_step: OnStep = ignore) -> Rounded:
     """Rounding and steps together, block by block, with half of what is quantized left in float at random (Wei et al.
     2022): a block must not lean on the errors of these very images."""
-    rounded = _Reconstruction(prepared, source, "block", on_step).learn(steps_too=True)
-    _follow_averages(prepared)
-    return rounded
-
-
-def _follow_averages(prepared: PreparedNetwork) -> None:
-    """An average goes on with the range of what it averages, which has moved."""
-    for quantizer in prepared.activations.values():
-        if quantizer.averages is not None:
-            quantizer.follow(prepared.activations[quantizer.averages])
+    return _Reconstruction(prepared, source, "block", on_step).learn(steps_too=True)
 
 
 @dataclass(frozen=True)
@@ -115,7 +105,7 @@ class _Reconstruction:
         iterations = self.settings.iterations // _STEPS_ARE_SHORTER
         for index, passing in enumerate(self._walk(weights, quantized=True)):
             steps = Steps(self.prepared, passing.unit)
-            if steps.scales:
+            if steps.factors:
                 learning = _learn_steps(self.prepared, passing, weights, steps, self.settings, self._generator(index))
                 for done, values in enumerate(learning, 1):
                     name = f"steps of {passing.unit.name}"
@@ -150,7 +140,7 @@ class _Reconstruction:
 
     def _generator(self, index: int) -> torch.Generator:
         """A unit's own: what is drawn for it does not hang on the units before."""
-        return torch.Generator().manual_seed(self.settings.seed * 100_003 + index)
+        return torch.Generator().manual_seed((self.settings.seed * 100_003 + index) % 2**63)
 
     def _report(self, job: str, done: int, total: int, values: dict[str, float]) -> None:
         self.on_step(Step(job, done, total, values))
@@ -221,28 +211,35 @@ class Steps:
 
     def __init__(self, prepared: PreparedNetwork, unit: Unit) -> None:
         paths = [str(node.target) for node in unit.nodes if str(node.target) in prepared.activations]
+        self.prepared = prepared
         self.quantizers = {path: prepared.activations[path] for path in paths}
         self.simulate = _simulate(prepared)
-        self.scales = {
-            path: quantizer.quantization.scale.clone().to(prepared.teacher.device).requires_grad_()
+        self.factors = {  # logarithms of how many times as large a step is as it was: none can become negative
+            path: torch.zeros((), device=prepared.teacher.device, requires_grad=True)
             for path, quantizer in self.quantizers.items()
             if quantizer.averages is None  # whose range is that of what it averages
         }
 
     def quantize(self, path: str, x: Tensor) -> Tensor:
         """With a gradient for the step."""
-        if path not in self.scales:
+        if path not in self.factors:
             return self.simulate(path, x)
         p = self.quantizers[path].quantization
+        top = self.quantizers[path].grid.quant_max
         zero_point = x.new_tensor(float(p.zero_point))
-        return learned_step_quantize(
-            x, self.scales[path], zero_point, quant_min=p.quant_min, quant_max=self.quantizers[path].grid.quant_max
-        )
+        return learned_step_quantize(x, self._scale(path), zero_point, quant_min=p.quant_min, quant_max=top)
 
     def keep(self) -> None:
-        """Make what was learned the quantizers' own."""
-        for path, scale in self.scales.items():
-            self.quantizers[path].set_step(scale.detach().abs())
+        """Make what was learned the quantizers' own; averages go on with the range of what they average."""
+        for path in self.factors:
+            self.quantizers[path].set_step(self._scale(path).detach())
+        for quantizer in self.prepared.activations.values():
+            if quantizer.averages in self.factors:
+                quantizer.follow(self.prepared.activations[quantizer.averages])
+
+    def _scale(self, path: str) -> Tensor:
+        factor = self.factors[path]
+        return self.quantizers[path].quantization.scale.to(factor) * factor.exp()
 
 
 def _learn_rounding(
@@ -257,8 +254,8 @@ def _learn_rounding(
     rate = settings.learning_rate or _FULL_RATE * max(1.0, _FULL_LENGTH / settings.iterations)
     optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(rounding.logits, lr=rate)]
     schedule = None
-    if steps is not None and steps.scales:
-        optimizers.append(torch.optim.Adam(list(steps.scales.values()), lr=settings.step_rate))
+    if steps is not None and steps.factors:
+        optimizers.append(torch.optim.Adam(list(steps.factors.values()), lr=settings.step_rate))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizers[-1], settings.iterations)
     keep = 1 - settings.drop
 
@@ -300,7 +297,7 @@ def _learn_steps(
 ) -> Iterator[dict[str, float]]:
     """BRECQ's second part: the weights stay, and the steps follow the error behind the unit, to the power of 2.4."""
     iterations = settings.iterations // _STEPS_ARE_SHORTER
-    optimizer = torch.optim.Adam(list(steps.scales.values()), lr=_STEPS_RATE)
+    optimizer = torch.optim.Adam(list(steps.factors.values()), lr=_STEPS_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, iterations))
     for _ in range(iterations):
         chosen = torch.randint(len(passing.target), (min(settings.batch, len(passing.target)),), generator=generator)

@@ -75,8 +75,11 @@ class Reconstruction:
         warm_up: share of the iterations before the penalty counts.
         hardest, softest: the exponent β of the penalty falls from one to the other after the warm-up, linearly.
         drop: share of activations that QDrop leaves in float.
-        step_rate: QDrop's learning rate of the steps.
+        step_rate: QDrop's learning rate of the steps, relative to each: its code's 4e-5 is meant for steps near 0.1.
         seed: of the batches, and of what is dropped.
+
+    Raises:
+        ConfigurationError: no iteration, no image in a batch, or a share outside its range.
     """
 
     iterations: int = 2000
@@ -87,8 +90,19 @@ class Reconstruction:
     hardest: float = 20.0
     softest: float = 2.0
     drop: float = 0.5
-    step_rate: float = 4e-5
+    step_rate: float = 4e-4
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "batch"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name}={getattr(self, name)!r}: expected 1 or more")
+        if not 0 <= self.warm_up < 1:
+            raise ConfigurationError(
+                f"warm_up={self.warm_up!r}: expected a share of the iterations, from 0 to less than 1"
+            )
+        if not 0 <= self.drop <= 1:
+            raise ConfigurationError(f"drop={self.drop!r}: expected a share of the activations, from 0 to 1")
 
     def beta(self, progress: float) -> float:
         """The exponent of the penalty at a share of the iterations.
@@ -119,7 +133,8 @@ class QuantizationSpec:
         weight_calibration: where ranges of weights come from; None: as those of activations where that makes sense for
             weights, else "mse".
         bias_correction: gives back the mean that rounding weights takes from an output; "analytic" knows it from the
-            Gaussians that BatchNorm keeps, "empirical" from the images. None: "analytic" with equalization "dfq".
+            Gaussians that BatchNorm keeps, "empirical" from the images. None: "analytic" with equalization "dfq",
+            unless the rounding learns from images: then it has seen to the mean itself.
         granularity: of weights.
         reconstruction: how roundings that learn do it.
 
@@ -148,7 +163,12 @@ class QuantizationSpec:
             _check_bits(name, getattr(self, name))
         if self.ends is not None:
             _check_bits("ends", self.ends)
-        if not 50 < self.percentile <= 100:
+        for name, widths in self.layers.items():
+            if not isinstance(widths, Widths):
+                raise ConfigurationError(
+                    f"layers: {name!r} is given {widths!r}; expected Widths(weights=..., activations=...)"
+                )
+        if not isinstance(self.percentile, (int, float)) or not 50 < self.percentile <= 100:
             raise ConfigurationError(
                 f"percentile={self.percentile!r}: expected more than 50 and at most 100, as 99.99: the share of values "
                 "below the upper end, and above the lower one"
@@ -189,7 +209,7 @@ class QuantizationSpec:
         """How biases are corrected."""
         if self.bias_correction is not None:
             return self.bias_correction
-        return "analytic" if self.equalization == "dfq" else "none"
+        return "analytic" if self.equalization == "dfq" and self.rounding in ("nearest", "squant") else "none"
 
     @property
     def label(self) -> str:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from dfqlab.compression.insertion import PlacementRow, PreparedNetwork, prepare
 from dfqlab.compression.model import CompressedModel
 from dfqlab.compression.quantization import quantize
-from dfqlab.compression.spec import QuantizationSpec
-from dfqlab.errors import TeacherError
+from dfqlab.compression.spec import QuantizationSpec, Widths
+from dfqlab.errors import ConfigurationError, TeacherError
 from dfqlab.measures import sqnr
 from dfqlab.teachers import Teacher
 
@@ -376,3 +376,19 @@ def test_layers_of_submodules_are_named_by_their_paths(make_teacher: MakeTeacher
     net = nn.Sequential(Block(), nn.Sequential(Block()), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
     names = [row.name for row in prepare(make_teacher(net), QuantizationSpec()).table]
     assert names == ["input", "0.conv", "0.add", "1.0.conv", "1.0.add_1", "2", "4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "widths", "said"),
+    [
+        ("input", Widths(activations=4), "what 'input' puts out is the network's input, which has 8 bits"),
+        ("2", Widths(weights=4), "'2' .average_pool. has no weights"),
+        ("4", Widths(activations=4), "what '4' puts out is float, as logits are"),
+    ],
+)
+def test_bits_that_a_row_of_the_table_does_not_have_are_refused(
+    make_teacher: MakeTeacher, name: str, widths: Widths, said: str
+) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    with pytest.raises(ConfigurationError, match=said):
+        prepare(make_teacher(module), QuantizationSpec(layers={name: widths}))

@@ -14,7 +14,7 @@ from dfqlab.compression.quantization import ROUNDINGS, quantize
 from dfqlab.compression.reconstruction import SoftRounding
 from dfqlab.compression.rounding import weight_scales
 from dfqlab.compression.spec import QuantizationSpec, Reconstruction, Widths
-from dfqlab.errors import DataError
+from dfqlab.errors import ConfigurationError, DataError
 from dfqlab.images import StoredImages
 from dfqlab.progress import Cancelled, Step
 from dfqlab.teachers import Teacher
@@ -213,3 +213,38 @@ def test_it_goes_with_equalization_other_widths_and_ends(teacher: Teacher, many:
         "stem.0": 8, "first.0": 2, "second.0": 4, "deep.0": 4, "head": 8,
     }  # fmt: skip
     assert torch.isfinite(model(many)).all()
+
+
+@pytest.mark.parametrize("rounding", LEARNED)
+def test_a_source_without_images_is_refused_where_ranges_need_none(teacher: Teacher, rounding: str) -> None:
+    with pytest.raises(DataError, match="the image source gives no image"):
+        quantize(teacher, StoredImages(torch.zeros(0, 3, 8, 8)), calibration="bn", rounding=rounding)
+
+
+@pytest.mark.parametrize("rounding", ["brecq", "qdrop"])
+def test_steps_far_below_the_learning_rate_stay_positive(
+    make_teacher: MakeTeacher, many: Tensor, rounding: str
+) -> None:
+    """A network whose activations are tiny is quantized as well as one whose activations are not."""
+    network = Network()
+    small = make_teacher(network, name="small")
+    for norm in (network.stem[1], network.first[1], network.second[1]):
+        norm.weight.data.mul_(1e-4)
+        norm.bias.data.mul_(1e-4)
+    prepared = ready(small, many, rounding, weights=8, activations=8)
+    before = {path: float(q.quantization.scale) for path, q in prepared.activations.items()}
+    ROUNDINGS[rounding](prepared, StoredImages(many))
+    for path, quantizer in prepared.activations.items():
+        assert 0.5 < float(quantizer.quantization.scale) / before[path] < 2, quantizer.name
+
+
+@pytest.mark.parametrize("wrong", [{"iterations": 0}, {"batch": 0}, {"warm_up": 1.0}, {"warm_up": -0.1}, {"drop": 1.5}])
+def test_settings_that_cannot_learn_are_refused(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(ConfigurationError, match=f"{name}="):
+        Reconstruction(**wrong)
+
+
+def test_a_rounding_that_learns_has_seen_to_the_mean_itself() -> None:
+    assert QuantizationSpec(equalization="dfq").corrects == "analytic"
+    assert {QuantizationSpec(equalization="dfq", rounding=r).corrects for r in LEARNED} == {"none"}  # type: ignore[arg-type]
