@@ -52,13 +52,12 @@ def calibrate(prepared: PreparedNetwork, source: ImageSource | None, *, on_step:
         QuantizationError: a percentile that leaves nothing of a tensor; a network that "bn" cannot follow.
     """
     low, high = prepared.teacher.input.valid_range
+    rule = rule_of(prepared.spec)
     if prepared.spec.calibration == "bn":
-        rule: RangeRule = SquaredError()
         seen = {path: values.seen() for path, values in expected_values(prepared).items()}
     elif source is None:
         raise DataError(f"calibration={prepared.spec.calibration!r} needs images; 'bn' is the one that needs none")
     else:
-        rule = rule_of(prepared.spec)
         seen = _look(prepared, source, rule, on_step)
     inputs = {prepared.grid_of.get(node) for node in prepared.graph.graph.find_nodes(op="placeholder")}
     for path, quantizer in prepared.activations.items():

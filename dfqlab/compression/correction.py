@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
+from dfqlab.compression.blocks import run
 from dfqlab.compression.gaussians import applied, expected_inputs
 from dfqlab.compression.insertion import PreparedNetwork
 from dfqlab.compression.rounding import Rounded, largest_bias
@@ -58,40 +59,32 @@ def _analytic(prepared: PreparedNetwork, rounded: Rounded) -> Biases:
 
 
 def _empirical(prepared: PreparedNetwork, rounded: Rounded, images: Tensor) -> Biases:
-    teacher, graph_module = prepared.teacher, prepared.graph
+    teacher, graph = prepared.teacher, prepared.graph.graph
     x = teacher.input.normalize(images.to(teacher.device))
-    values: dict[fx.Node, tuple[Any, Any]] = {}  # as they are, and quantized
-    last_use = {source: node for node in graph_module.graph.nodes for source in node.all_input_nodes}
+    own = {path: layer.weight.detach() for path, layer in prepared.weights.items()}
+    weights = {path: layer.weight for path, layer in rounded.items()}
+    last_use = {source: node for node in graph.nodes for source in node.all_input_nodes}
+    exact: dict[fx.Node, Any] = {}
+    pretended: dict[fx.Node, Any] = {}
     found: Biases = {}
-    interpreter = fx.Interpreter(graph_module)
     with torch.no_grad():
-        for node in graph_module.graph.nodes:
-            path = str(node.target)
+        for node in graph.nodes:
             if node.op == "placeholder":
-                values[node] = (x, x)
+                exact[node] = pretended[node] = x
                 continue
-            exact, pretended = (_run(interpreter, node, values, side) for side in (0, 1))
-            if path in prepared.activations:
-                pretended = prepared.activations[path].simulate(pretended)
-            elif node.op == "call_module" and path in prepared.weights:
-                layer = prepared.weights[path]
-                bias = None if layer.bias is None else layer.bias.detach()
-                pretended = applied(layer, values[node.args[0]][1], rounded[path].weight, bias)
-                if bias is not None:
-                    lost = _means(layer, pretended) - _means(layer, exact)
-                    found[path] = bias - lost
-                    pretended = pretended - (lost if isinstance(layer, nn.Linear) else lost[:, None, None])
-            values[node] = (exact, pretended)
+            if node.op == "output":
+                break
+            run(prepared, [node], exact, own, None)
+            run(prepared, [node], pretended, weights, lambda path, y: prepared.activations[path].simulate(y))
+            layer = prepared.weights.get(str(node.target)) if node.op == "call_module" else None
+            if layer is not None and layer.bias is not None:
+                lost = _means(layer, pretended[node]) - _means(layer, exact[node])
+                found[str(node.target)] = layer.bias.detach() - lost
+                pretended[node] = pretended[node] - (lost if isinstance(layer, nn.Linear) else lost[:, None, None])
             for source in set(node.all_input_nodes):
                 if last_use[source] is node:
-                    del values[source]
+                    del exact[source], pretended[source]
     return found
-
-
-def _run(interpreter: fx.Interpreter, node: fx.Node, values: dict[fx.Node, tuple[Any, Any]], side: int) -> Any:
-    args = fx.map_arg(node.args, lambda n: values[n][side])
-    kwargs = fx.map_arg(node.kwargs, lambda n: values[n][side])
-    return getattr(interpreter, node.op)(node.target, args, kwargs)
 
 
 def _means(layer: nn.Conv2d | nn.Linear, y: Tensor) -> Tensor:

@@ -92,7 +92,8 @@ class _Reconstruction:
             steps = Steps(self.prepared, unit) if steps_too else None
             learning = _learn_rounding(self.prepared, passing, rounding, steps, self.settings, self._generator(index))
             for done, values in enumerate(learning, 1):
-                self._report(f"round {unit.name}", index * iterations + done, len(self.units) * iterations, values)
+                at, total = index * iterations + done, len(self.units) * iterations
+                self.on_step(Step(f"round {unit.name}", at, total, values))
             if steps is not None:
                 steps.keep()
             found |= rounding.hard()
@@ -108,8 +109,8 @@ class _Reconstruction:
             if steps.factors:
                 learning = _learn_steps(self.prepared, passing, weights, steps, self.settings, self._generator(index))
                 for done, values in enumerate(learning, 1):
-                    name = f"steps of {passing.unit.name}"
-                    self._report(name, index * iterations + done, len(self.units) * iterations, values)
+                    at, total = index * iterations + done, len(self.units) * iterations
+                    self.on_step(Step(f"steps of {passing.unit.name}", at, total, values))
                 steps.keep()
 
     def _walk(self, weights: Mapping[str, Tensor], *, quantized: bool) -> Iterator[Passing]:
@@ -141,9 +142,6 @@ class _Reconstruction:
     def _generator(self, index: int) -> torch.Generator:
         """A unit's own: what is drawn for it does not hang on the units before."""
         return torch.Generator().manual_seed((self.settings.seed * 100_003 + index) % 2**63)
-
-    def _report(self, job: str, done: int, total: int, values: dict[str, float]) -> None:
-        self.on_step(Step(job, done, total, values))
 
 
 class SoftRounding:
