@@ -26,22 +26,30 @@ def right(model: OnnxModel | dfqlab.CompressedModel | dfqlab.Teacher, test: dfql
     return dfqlab.evaluate(model, test).correct.double()
 
 
-def quantized(teacher: dfqlab.Teacher, images: ImageSource, width: Width, rule: str) -> dfqlab.CompressedModel:
-    """The teacher, with ranges from images."""
-    return dfqlab.quantize(teacher, images, weights=width[0], activations=width[1], calibration=rule)
+def quantized(
+    teacher: dfqlab.Teacher, images: ImageSource, width: Width, rule: str, **more: Any
+) -> dfqlab.CompressedModel:
+    """The teacher, with ranges from images; further settings are those of `dfqlab.quantize`."""
+    return dfqlab.quantize(teacher, images, weights=width[0], activations=width[1], calibration=rule, **more)
 
 
 def quantized_right(
-    teacher: dfqlab.Teacher, images: ImageSource, width: Width, test: dfqlab.LabelledImages, rule: str = "mse"
+    teacher: dfqlab.Teacher,
+    images: ImageSource,
+    width: Width,
+    test: dfqlab.LabelledImages,
+    rule: str = "mse",
+    **more: Any,
 ) -> Tensor:
     """`right` of it, executed on as many threads as torch has: others may be at work beside it."""
-    model = quantized(teacher, images, width, rule)
-    return right(model if saturates(width) else OnnxModel.of(model, threads=torch.get_num_threads()), test)
+    model = quantized(teacher, images, width, rule, **more)
+    by_torch = saturates(width, more.get("ends"))
+    return right(model if by_torch else OnnxModel.of(model, threads=torch.get_num_threads()), test)
 
 
-def saturates(width: Width) -> bool:
+def saturates(width: Width, ends: int | None = None) -> bool:
     """Whether onnxruntime's products may saturate here, so that torch executes a network of this width."""
-    return width[0] == 8 and saturation_warning() is not None
+    return 8 in (width[0], ends) and saturation_warning() is not None
 
 
 def separating_width(accuracy: Callable[[str, Width], float], floor: float) -> Width:

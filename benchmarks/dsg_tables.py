@@ -2,6 +2,9 @@
 
     python -m benchmarks.dsg_tables table1                  # its parts: accuracy, and how diverse the images are
     python -m benchmarks.dsg_tables table2                  # noise, ZeroQ, DSG and real images at 8, 6 and 4 bits
+    python -m benchmarks.dsg_tables table5                  # where ranges come from
+    python -m benchmarks.dsg_tables table6                  # with DFQ's equalization and correction, a scale a layer
+    python -m benchmarks.dsg_tables table7                  # AdaRound, with classes and an image prior
     python -m benchmarks.dsg_tables table1 --zoo cifar10    # needs $DFQLAB_DATA/cifar10; one seed
     python -m benchmarks.dsg_tables table1 --size full      # 1,024 images; for a GPU
 
@@ -18,7 +21,7 @@ from torch import Tensor
 import dfqlab
 from benchmarks.accuracy import RULES, label, mean_difference, right, summary
 from benchmarks.paper_table import PaperTable, Row, Run, make
-from benchmarks.sources import CHOOSING_SEED, Source, chosen_width, made, references, right_by_seed
+from benchmarks.sources import CHOOSING_SEED, Source, chosen_width, learned, made, references, right_by_seed
 from dfqlab.images import ImageSource
 from dfqlab.measures import gaussian_distance, similarity_index, statistics_variance
 from dfqlab.measures.activations import checked_batches
@@ -56,6 +59,59 @@ def table2(run: Run) -> None:
             for rule in RULES:
                 key = {"target": target, "width": label(width), "rule": rule}
                 run.row(key, lambda target=target, width=width, rule=rule: _compared(run, target, width, rule))
+
+
+def table5(run: Run) -> None:
+    """Accuracy by range rule and images, at 4 bits."""
+    for rule in ("minmax", "percentile", "ema", "mse"):
+        for name, source in _three(run).items():
+            run.row(
+                {"target": run.zoo.pair[0], "rule": rule, "source": name},
+                lambda rule=rule, source=source: _plain(run, (4, 4), source, rule),
+            )
+
+
+def table6(run: Run) -> None:
+    """A scale a layer, with and without DFQ's equalization, and biases corrected by what images show."""
+    ways: dict[str, dict[str, Any]] = {
+        "neither": {},
+        "bias correction": {"bias_correction": "empirical"},
+        "equalization and bias correction": {"equalization": "dfq", "bias_correction": "empirical"},
+    }
+    for width in ((6, 6), (8, 8)):
+        for way, how in ways.items():
+            for name, source in _three(run).items():
+                run.row(
+                    {"target": run.zoo.pair[0], "width": label(width), "way": way, "source": name},
+                    lambda w=width, s=source, h=how: _plain(run, w, s, "minmax", granularity="per_tensor", **h),
+                )
+
+
+def table7(run: Run) -> None:
+    """AdaRound by what it learns from; the paper leaves activations in float, here they have 8 bits."""
+    target = run.zoo.pair[0]
+    labels, prior = {"label": 1.0}, {"total_variation": 0.01}
+    sources = _three(run)
+    sources |= {
+        "dsg, labels": made(run, "dsg", (target,), **labels),
+        "dsg, labels and prior": made(run, "dsg", (target,), **labels, **prior),
+    }
+    run.facts(label_weight=labels["label"], prior_weight=prior["total_variation"])
+    for width in ((3, 8), (4, 8), (5, 8)):
+        for name, source in sources.items():
+            run.row(
+                {"target": target, "width": label(width), "source": name},
+                lambda w=width, s=source: {"accuracy": learned(run, target, w, s, ("nearest", "adaround"))},
+            )
+
+
+def _three(run: Run) -> dict[str, Source]:
+    target = (run.zoo.pair[0],)
+    return {"real": references(run)["real"], "zeroq": made(run, "zeroq", target), "dsg": made(run, "dsg", target)}
+
+
+def _plain(run: Run, width: tuple[int, int], source: Source, rule: str, **how: Any) -> Row:
+    return {"accuracy": summary(right_by_seed(run, run.zoo.pair[0], rule, width, source, ends=8, **how))}
 
 
 def _accuracy(run: Run, target: str, source: Source) -> Row:
@@ -111,7 +167,13 @@ def _compared(run: Run, target: str, width: tuple[int, int], rule: str) -> Row:
     }
 
 
-TABLES = {"table1": PaperTable(table1, ("zeroq", "dsg")), "table2": PaperTable(table2, ("zeroq", "dsg"))}
+TABLES = {
+    "table1": PaperTable(table1, ("zeroq", "dsg")),
+    "table2": PaperTable(table2, ("zeroq", "dsg")),
+    "table5": PaperTable(table5, ("zeroq", "dsg"), learns=True),
+    "table6": PaperTable(table6, ("zeroq", "dsg"), learns=True),
+    "table7": PaperTable(table7, ("zeroq", "dsg"), learns=True),
+}
 
 if __name__ == "__main__":
     make("dsg", TABLES)

@@ -32,18 +32,29 @@ class Size:
         count: images in a set.
         steps: of a descent, by recipe; of others the recipe's own.
         every: all networks and variants, or those for which a CPU has time.
+        to_learn: images in a set that roundings learn from.
+        iterations: of these, for each layer or block.
     """
 
     name: str
     count: int
     steps: Mapping[str, int]
     every: bool
+    to_learn: int = 256
+    iterations: int = 300
 
 
 # MixMix's 1,024 images and 5,000 steps (section 5); those whom it is compared with get as many. 500 steps are ZeroQ's.
 SIZES = {
     "cpu": Size("cpu", 128, dict.fromkeys(RECIPES, 500), every=False),
-    "full": Size("full", 1024, {recipe: 500 if recipe in ("zeroq", "dsg") else 5000 for recipe in RECIPES}, every=True),
+    "full": Size(
+        "full",
+        1024,
+        {recipe: 500 if recipe in ("zeroq", "dsg") else 5000 for recipe in RECIPES},
+        every=True,
+        to_learn=1024,
+        iterations=20_000,
+    ),
 }
 
 
@@ -70,7 +81,7 @@ class ImageSets:
         asked = settings | ({"steps": self.size.steps[recipe]} if recipe in self.size.steps else {})
         name = self._name(recipe, teachers, seed, asked)
         if name not in self._read:
-            with _alone(self.folder / name):
+            with alone(self.folder / name):
                 self._read[name] = self._made(name, recipe, teachers, seed, asked)
         return self._read[name]
 
@@ -129,10 +140,10 @@ def cpu_seconds() -> float:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """No other process is at work in the folder: two tables may be made at once."""
+def alone(folder: Path, lock: str = LOCK) -> Iterator[None]:
+    """No other process is at work in the folder, or on what the lock is named after: tables are made at once."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as file:
+    with (folder / lock).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -75,7 +75,7 @@ def outdated(result: Result) -> str:
         f"{name} of {recipe} was {value}, and is {now}"
         for recipe, settings in result["recipes"].items()
         for name, now in settings_of(recipe, {}).items()
-        if name != "steps" and (value := settings.get(name)) != now
+        if name != "steps" and (value := settings.get(name, now)) != now
     ]
     return f" **Of recipes as they were: {listed(changed)}.**" if changed else ""
 

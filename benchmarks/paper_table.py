@@ -2,8 +2,9 @@
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks import zoo
-from benchmarks.image_sets import SIZES, ImageSets, Size, cpu_seconds, settings_of
+from benchmarks.image_sets import SIZES, ImageSets, Size, alone, cpu_seconds, settings_of
 from benchmarks.paper_pages import cost
 from benchmarks.zoo import Zoo
 from dfqlab.checkpoints import write_json
@@ -29,10 +30,20 @@ class Run:
     it has is not measured again. Another job's is begun anew.
     """
 
-    def __init__(self, path: Path, networks: Zoo, size: Size, recipes: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        networks: Zoo,
+        size: Size,
+        recipes: Mapping[str, Mapping[str, Any]],
+        *,
+        learns: bool = False,
+        only: str | None = None,
+    ) -> None:
         self.path, self.zoo, self.size, self.sets = path, networks, size, ImageSets(size)
+        self.only, self._spent = only, 0.0
         self.on_write: Callable[[], None] = lambda: None
-        job = {
+        self.job: dict[str, Any] = {
             "zoo": networks.name,
             "size": size.name,
             "calibration_images": size.count,
@@ -42,23 +53,30 @@ class Run:
             "recipes": {name: settings_of(name, asked) for name, asked in recipes.items()},
             "torch": torch.__version__,
         }
+        if learns:
+            self.job["iterations"] = size.iterations
         found = json.loads(path.read_text()) if path.exists() else {}
-        changed = [name for name, value in job.items() if name in found and found[name] != value]
+        for name, settings in found.get("recipes", {}).items():  # what had no setting yet did as its default does
+            found["recipes"][name] = self.job["recipes"].get(name, {}) | settings
+        changed = [name for name, value in self.job.items() if name in found and found[name] != value]
         if changed:
             print(f"{path.name} is of another {' and '.join(changed)}: all rows are measured anew", flush=True)
-        self.result = found if found and not changed else {**job, "cpu_seconds": 0, "image_sets": {}, "rows": []}
+        self.result = found if found and not changed else {**self.job, "cpu_seconds": 0, "image_sets": {}, "rows": []}
 
     def row(self, key: Mapping[str, str], measure: Callable[[], Row]) -> Row:
         """The row of this key: the one that there is, or what is measured now."""
+        self._take_theirs()
         for row in self.result["rows"]:
             if all(row.get(name) == value for name, value in key.items()):
                 found: Row = row
                 return found
+        if self.only is not None and not re.search(self.only, ", ".join(key.values())):
+            return {}
         before, spent = cpu_seconds(), self.sets.spent
         row = {**key, **measure()}
         self.result["rows"].append(row)
         own = cpu_seconds() - before - (self.sets.spent - spent)
-        self.result["cpu_seconds"] = round(self.result["cpu_seconds"] + own, 1)
+        self._spent += own
         self.result["image_sets"] |= {name: round(seconds) for name, seconds in self.sets.seconds.items()}
         self.result |= {"machine": this_machine().name, "date": date.today().isoformat()}
         self._write()
@@ -73,8 +91,20 @@ class Run:
             self._write()
 
     def _write(self) -> None:
-        write_json(self.path, self.result)
+        """With what others, who make the same table at the same time, have written since."""
+        with alone(self.path.parent, f".{self.path.stem}.lock"):
+            self._take_theirs()
+            self.result["cpu_seconds"] = round(self.result["cpu_seconds"] + self._spent, 1)
+            self._spent = 0.0
+            write_json(self.path, self.result)
         self.on_write()
+
+    def _take_theirs(self) -> None:
+        theirs = json.loads(self.path.read_text()) if self.path.exists() else {}
+        if all(theirs.get(name) == value for name, value in self.job.items()):
+            self.result["rows"] += [row for row in theirs["rows"] if row not in self.result["rows"]]
+            self.result["image_sets"] = theirs["image_sets"] | self.result["image_sets"]
+            self.result["cpu_seconds"] = theirs["cpu_seconds"]
 
     def width(self, target: str, rule: str, choose: Callable[[], str]) -> str:
         """The width at which a target is quantized with a rule, chosen once."""
@@ -92,10 +122,12 @@ class PaperTable:
     Attributes:
         measure: asks a run for its rows.
         recipes: those that it uses.
+        learns: whether roundings learn from its images: then a set has as many as that takes.
     """
 
     measure: Callable[[Run], None]
     recipes: tuple[str, ...]
+    learns: bool = False
 
 
 def make(paper: str, tables: Mapping[str, PaperTable], arguments: list[str] | None = None) -> None:
@@ -106,14 +138,24 @@ def make(paper: str, tables: Mapping[str, PaperTable], arguments: list[str] | No
     parser.add_argument("table", choices=tables)
     parser.add_argument("--size", choices=SIZES, default="cpu", help="cpu: half an hour on two cores; full: for a GPU")
     parser.add_argument("--zoo", choices=zoo.ZOOS, default="digits", help="cifar10 needs $DFQLAB_DATA")
+    parser.add_argument("--only", help="rows whose key this regular expression finds; several processes may be at work")
     asked = parser.parse_args(arguments)
-    run = begin(paper, asked.table, tables[asked.table], SIZES[asked.size], zoo.load(asked.zoo, this_machine().kind))
+    networks = zoo.load(asked.zoo, this_machine().kind)
+    run = begin(paper, asked.table, tables[asked.table], SIZES[asked.size], networks, asked.only)
     run.on_write = render  # so that the page never says less than the results
     tables[asked.table].measure(run)
-    print(f"{run.path.name} is complete: {cost(run.result):,.0f} CPU seconds", flush=True)
+    print(f"{run.path.name} has what was asked for: {cost(run.result):,.0f} CPU seconds", flush=True)
 
 
-def begin(paper: str, name: str, table: PaperTable, size: Size, networks: Zoo) -> Run:
+def begin(paper: str, name: str, table: PaperTable, size: Size, networks: Zoo, only: str | None = None) -> Run:
     """A run of a table, with what its results file has."""
+    size = replace(size, count=size.to_learn) if table.learns else size
     steps = {recipe: {"steps": size.steps[recipe]} if recipe in size.steps else {} for recipe in table.recipes}
-    return Run(results_folder(RESULTS) / f"{paper}_{name}_{networks.name}_{size.name}.json", networks, size, steps)
+    return Run(
+        results_folder(RESULTS) / f"{paper}_{name}_{networks.name}_{size.name}.json",
+        networks,
+        size,
+        steps,
+        learns=table.learns,
+        only=only,
+    )

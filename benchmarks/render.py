@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import dsg_pages, inversion_table, mixmix_pages
+from benchmarks import dsg_pages, inversion_table, mixmix_pages, ptq_pages
 from benchmarks.markdown import points, share, table
 from benchmarks.paper_pages import executed
 from dfqlab.checkpoints import write_bytes
 
 FOLDER = Path(__file__).parent
-PAPERS = (*mixmix_pages.PAGES, *dsg_pages.PAGES)
+PAPERS = (*mixmix_pages.PAGES, *dsg_pages.PAGES, *ptq_pages.PAGES)
 SOURCES = ("noise", "clipped noise", "zeroq", "real")
 
 _BEGIN, _END = "<!-- from benchmarks/results, by `python -m benchmarks.render` -->", "<!-- end -->"

@@ -5,9 +5,20 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.accuracy import WIDTHS, Width, label, quantized, quantized_right, right, saturates, separating_width
+from benchmarks.accuracy import (
+    WIDTHS,
+    Width,
+    label,
+    quantized,
+    quantized_right,
+    right,
+    saturates,
+    separating_width,
+    summary,
+)
 from benchmarks.paper_table import Run
 from benchmarks.zoo import drawn
+from dfqlab.compression.spec import Reconstruction
 from dfqlab.images import ImageSource
 
 CHOOSING_SEED = 100
@@ -30,12 +41,15 @@ def made(run: Run, recipe: str, names: tuple[str, ...], **settings: Any) -> Sour
     return lambda seed: run.sets.get(recipe, run.zoo.of(names), seed, **settings)
 
 
-def right_by_seed(run: Run, target: str, rule: str, width: Width, source: Source) -> list[Tensor]:
-    """For each seed, 1.0 for each test image that the target names after a source's images set its ranges."""
+def right_by_seed(run: Run, target: str, rule: str, width: Width, source: Source, **more: Any) -> list[Tensor]:
+    """For each seed, 1.0 for each test image that the target names after a source's images set its ranges.
+
+    Further settings are those of `dfqlab.quantize`.
+    """
     teacher = run.zoo.networks[target]
-    if saturates(width):
+    if saturates(width, more.get("ends")):
         run.result["eight_bits_by_torch"] = True
-    return [quantized_right(teacher, source(seed), width, run.zoo.test, rule) for seed in run.zoo.seeds]
+    return [quantized_right(teacher, source(seed), width, run.zoo.test, rule, **more) for seed in run.zoo.seeds]
 
 
 def chosen_width(run: Run, target: str, rule: str) -> Width:
@@ -54,3 +68,12 @@ def chosen_width(run: Run, target: str, rule: str) -> Width:
 
     by_label = {label(width): width for width in WIDTHS}
     return by_label[run.width(target, rule, choose)]
+
+
+def learned(run: Run, target: str, width: Width, source: Source, roundings: tuple[str, ...]) -> dict[str, Any]:
+    """Accuracy by rounding, the first and the last layer at 8 bits."""
+    how = {"ends": 8, "reconstruction": Reconstruction(iterations=run.size.iterations)}
+    return {
+        rounding: summary(right_by_seed(run, target, "mse", width, source, rounding=rounding, **how))
+        for rounding in roundings
+    }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dfqlab.compression.model import CompressedModel, load_model
     from dfqlab.compression.quantization import quantize
-    from dfqlab.compression.spec import QuantizationSpec
+    from dfqlab.compression.spec import QuantizationSpec, Reconstruction, Widths
     from dfqlab.data import LabelledImages, load_data
     from dfqlab.deployment import certify, export_onnx
     from dfqlab.errors import DfqlabError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dfqlab.images import Batch, ImageSource, Noise, StoredImages, SyntheticSet
     from dfqlab.objective import Objective, Term, Weighted
     from dfqlab.progress import Cancelled, Step
-    from dfqlab.recipes import synthesize
+    from dfqlab.recipes import compress, synthesize
     from dfqlab.teachers import InputSpec, Teacher, load_teacher
     from dfqlab_kernels import BackendError, DeviceError, ShapeError, backend
 
@@ -31,7 +31,7 @@ __version__ = "0.1.0"
 _HOME = {
     "dfqlab.compression.model": ("CompressedModel", "load_model"),
     "dfqlab.compression.quantization": ("quantize",),
-    "dfqlab.compression.spec": ("QuantizationSpec",),
+    "dfqlab.compression.spec": ("QuantizationSpec", "Reconstruction", "Widths"),
     "dfqlab.data": ("LabelledImages", "load_data"),
     "dfqlab.deployment": ("certify", "export_onnx"),
     "dfqlab.errors": ("DfqlabError",),
@@ -39,7 +39,7 @@ _HOME = {
     "dfqlab.images": ("Batch", "ImageSource", "Noise", "StoredImages", "SyntheticSet"),
     "dfqlab.objective": ("Objective", "Term", "Weighted"),
     "dfqlab.progress": ("Cancelled", "Step"),
-    "dfqlab.recipes": ("synthesize",),
+    "dfqlab.recipes": ("compress", "synthesize"),
     "dfqlab.teachers": ("InputSpec", "Teacher", "load_teacher"),
     "dfqlab_kernels": ("BackendError", "DeviceError", "ShapeError", "backend"),
 }
@@ -58,6 +58,7 @@ __all__ = [
     "Noise",
     "Objective",
     "QuantizationSpec",
+    "Reconstruction",
     "ShapeError",
     "Step",
     "StoredImages",
@@ -65,8 +66,10 @@ __all__ = [
     "Teacher",
     "Term",
     "Weighted",
+    "Widths",
     "backend",
     "certify",
+    "compress",
     "evaluate",
     "export_onnx",
     "load_data",

@@ -2,14 +2,15 @@
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dfqlab.compression.model import CompressedModel
 from dfqlab.errors import ConfigurationError, did_you_mean
-from dfqlab.images import SyntheticSet
+from dfqlab.images import ImageSource, SyntheticSet
 from dfqlab.progress import OnStep, ignore
-from dfqlab.recipes.names import RECIPES
+from dfqlab.recipes.names import RECIPES, WITHOUT_IMAGES
 from dfqlab.synthesis.checkpointing import Checkpoint
 from dfqlab.synthesis.inversion import Labels, Request
 from dfqlab.teachers import Teacher
@@ -46,19 +47,65 @@ def synthesize(
         CheckpointError: the checkpoint is another job's.
         SynthesisError: the loss is no number any more; the error has the images from before.
     """
-    if recipe not in RECIPES:
-        raise ConfigurationError(f"unknown recipe {recipe!r}; {did_you_mean(recipe, RECIPES)}")
-    module, name = RECIPES[recipe]
-    cls = getattr(importlib.import_module(module), name)
-    for setting in settings:
-        if setting not in cls.__dataclass_fields__:
-            known = cls.__dataclass_fields__
-            raise ConfigurationError(f"recipe {recipe!r} has no setting {setting!r}; {did_you_mean(setting, known)}")
+    paper = _settled(recipe, RECIPES, settings)
     zoo = [teachers] if isinstance(teachers, Teacher) else list(teachers)
     request: Request = {"count": count, "seed": seed, "on_step": on_step}
     if labels is not None:
         request["labels"] = labels
     if checkpoint is not None:
         request["checkpoint"] = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(Path(checkpoint))
-    made: SyntheticSet = cls(**settings).synthesize(zoo, **request)
+    made: SyntheticSet = paper.synthesize(zoo, **request)
     return made
+
+
+def compress(
+    teachers: Teacher | Sequence[Teacher],
+    recipe: str,
+    *,
+    weights: int = 8,
+    activations: int = 8,
+    count: int = 256,
+    seed: int = 0,
+    images: ImageSource | None = None,
+    on_step: OnStep = ignore,
+    quantization: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> CompressedModel:
+    """A paper from the network to integers: its images, and what it does with them.
+
+    Args:
+        teachers: the network, or a zoo of which the first is compressed.
+        recipe: "dfq" (no images), "zeroq", "dsg" or "mixmix".
+        weights, activations: bits, 2 to 8.
+        count, seed: of the images.
+        images: in place of those that the recipe would make.
+        on_step: called after every step; raise `Cancelled` in it to stop.
+        quantization: further fields of `QuantizationSpec`, where they shall differ from the paper's.
+        settings: of the recipe, by the names of its dataclass.
+
+    Raises:
+        ConfigurationError: an unknown recipe or setting, or one that makes images and says nothing of compressing.
+        QuantizationError, DataError, TeacherError, SynthesisError: as `quantize` and `synthesize` do.
+    """
+    paper = _settled(recipe, RECIPES | WITHOUT_IMAGES, settings)
+    if not hasattr(paper, "compress"):
+        raise ConfigurationError(f"{recipe!r} makes images alone: synthesize(...) them, and quantize(...) with them")
+    zoo = [teachers] if isinstance(teachers, Teacher) else list(teachers)
+    if images is None and recipe in RECIPES:
+        images = synthesize(zoo, recipe, count=count, seed=seed, on_step=on_step, **settings)
+    how = {"weights": weights, "activations": activations, "on_step": on_step, **(quantization or {})}
+    model: CompressedModel = paper.compress(zoo[0], images, **how)
+    return model
+
+
+def _settled(recipe: str, recipes: Mapping[str, tuple[str, str]], settings: Mapping[str, Any]) -> Any:
+    """A recipe with its settings."""
+    if recipe not in recipes:
+        raise ConfigurationError(f"unknown recipe {recipe!r}; {did_you_mean(recipe, recipes)}")
+    module, name = recipes[recipe]
+    cls = getattr(importlib.import_module(module), name)
+    for setting in settings:
+        if setting not in cls.__dataclass_fields__:
+            known = cls.__dataclass_fields__
+            raise ConfigurationError(f"recipe {recipe!r} has no setting {setting!r}; {did_you_mean(setting, known)}")
+    return cls(**settings)

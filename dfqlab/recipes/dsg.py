@@ -2,14 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Unpack
+from typing import Any, Unpack
 
-from dfqlab.images import SyntheticSet
+from dfqlab.compression.model import CompressedModel
+from dfqlab.compression.quantization import quantize
+from dfqlab.images import ImageSource, SyntheticSet
 from dfqlab.objective import Objective, Weighted
 from dfqlab.synthesis.descent import Descent
 from dfqlab.synthesis.inversion import Request, invert
 from dfqlab.synthesis.schedules import Plateau
-from dfqlab.synthesis.terms import Alignment, SampleCorrelation, SlackAlignment, one_layer_per_sample
+from dfqlab.synthesis.terms import (
+    Alignment,
+    CrossEntropy,
+    SampleCorrelation,
+    SlackAlignment,
+    TotalVariation,
+    one_layer_per_sample,
+)
 from dfqlab.teachers import Teacher
 
 
@@ -19,13 +28,16 @@ class DSG:
 
     The images themselves are what is optimised (eq. 1); its scheme for fine-tuning optimises a generator of them.
     Sample correlation inhibition (eq. 9) is part of its scheme for fine-tuning; `correlation` is its weight here. Rate,
-    schedule and steps are those of its baseline, ZeroQ. Without slack, emphasis and correlation this is ZeroQ.
+    schedule and steps are those of its baseline, ZeroQ. Without slack, emphasis and correlation this is ZeroQ. Classes
+    and an image prior (section 4.3.3, "Label" and "Prior") are weighted by `label` and `total_variation`.
     """
 
     slack: bool = True
     slack_percentile: float = 0.9  # eq. 6, epsilon
     emphasis: bool = True
     correlation: float = 0.0
+    label: float = 0.0
+    total_variation: float = 0.0
     learning_rate: float = 0.5
     steps: int = 500
     patience: int = 100
@@ -40,7 +52,12 @@ class DSG:
             if self.slack
             else Alignment(per="sample", emphasis=emphasis)
         )
-        return Objective(alignment=alignment, correlation=Weighted(self.correlation, SampleCorrelation()))
+        return Objective(
+            alignment=alignment,
+            correlation=Weighted(self.correlation, SampleCorrelation()),
+            label=Weighted(self.label, CrossEntropy()),
+            total_variation=Weighted(self.total_variation, TotalVariation()),
+        )
 
     @property
     def descent(self) -> Descent:
@@ -48,5 +65,11 @@ class DSG:
         return Descent(self.steps, self.learning_rate, Plateau(self.patience, self.smallest_rate))
 
     def synthesize(self, teachers: Sequence[Teacher], **request: Unpack[Request]) -> SyntheticSet:
-        """Generate diverse samples from the teachers."""
+        """Generate diverse samples from the teachers; of classes where these have a weight."""
+        if self.label:
+            request.setdefault("labels", "balanced")
         return invert(teachers, self.objective, self.descent, recipe="dsg", settings=asdict(self), **request)
+
+    def compress(self, teacher: Teacher, images: ImageSource, **how: Any) -> CompressedModel:
+        """Clip by the squared error: of the rules of Table 5 the one that is best with the paper's own images."""
+        return quantize(teacher, images, **{"calibration": "mse"} | how)

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Unpack
+from typing import Any, Unpack
 
-from dfqlab.images import SyntheticSet
+from dfqlab.compression.model import CompressedModel
+from dfqlab.compression.quantization import quantize
+from dfqlab.images import ImageSource, SyntheticSet
 from dfqlab.objective import Objective, Weighted
 from dfqlab.synthesis.augmentation import Augmentation
 from dfqlab.synthesis.descent import Clip, Descent
@@ -68,3 +70,8 @@ class MixMix:
         request.setdefault("labels", "balanced")
         descent = replace(self.descent, teachers_per_batch=min(self.teachers_per_batch, len(teachers)))
         return invert(teachers, self.objective, descent, recipe="mixmix", settings=asdict(self), **request)
+
+    def compress(self, teacher: Teacher, images: ImageSource, **how: Any) -> CompressedModel:
+        """Reconstruct block by block (BRECQ, section 5), the first and the last layer at 8 bits."""
+        paper: dict[str, Any] = {"calibration": "mse", "rounding": "brecq", "ends": 8}
+        return quantize(teacher, images, **paper | how)

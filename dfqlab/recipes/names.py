@@ -7,4 +7,7 @@ RECIPES: dict[str, tuple[str, str]] = {
     "mixmix": ("dfqlab.recipes.mixmix", "MixMix"),
     "dsg": ("dfqlab.recipes.dsg", "DSG"),
 }
-"""Name to the module and the class of its settings."""
+"""Recipes that make images: name to the module and the class of its settings."""
+
+WITHOUT_IMAGES: dict[str, tuple[str, str]] = {"dfq": ("dfqlab.recipes.dfq", "DFQ")}
+"""Recipes that compress a network from its weights and its BatchNorm layers alone."""

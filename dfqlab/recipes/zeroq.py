@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Unpack
+from typing import Any, Unpack
 
-from dfqlab.images import SyntheticSet
+from dfqlab.compression.model import CompressedModel
+from dfqlab.compression.quantization import quantize
+from dfqlab.images import ImageSource, SyntheticSet
 from dfqlab.objective import Objective
 from dfqlab.synthesis.descent import Descent
 from dfqlab.synthesis.inversion import Request, invert
@@ -39,3 +41,7 @@ class ZeroQ:
     def synthesize(self, teachers: Sequence[Teacher], **request: Unpack[Request]) -> SyntheticSet:
         """Distil images from the teachers."""
         return invert(teachers, self.objective, self.descent, recipe="zeroq", settings=asdict(self), **request)
+
+    def compress(self, teacher: Teacher, images: ImageSource, **how: Any) -> CompressedModel:
+        """Cover what the images show, and what the weights are, by its extremes."""
+        return quantize(teacher, images, **{"calibration": "minmax"} | how)

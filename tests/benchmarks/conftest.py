@@ -14,7 +14,7 @@ from benchmarks.paper_table import PaperTable, Run
 from benchmarks.zoo import Zoo
 from dfqlab.recipes.names import RECIPES
 
-TINY = Size("cpu", 4, dict.fromkeys(RECIPES, 2), every=False)
+TINY = Size("cpu", 4, dict.fromkeys(RECIPES, 2), every=False, to_learn=4, iterations=3)
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,12 @@ def begin(
 
 
 def imagined(
-    teacher: dfqlab.Teacher, images: dfqlab.ImageSource, width: tuple[int, int], test: dfqlab.LabelledImages, rule: str
+    teacher: dfqlab.Teacher,
+    images: dfqlab.ImageSource,
+    width: tuple[int, int],
+    test: dfqlab.LabelledImages,
+    rule: str,
+    **more: object,
 ) -> Tensor:
     """Right answers by chance, the same for the same images; more of them with more bits."""
     pixels = next(iter(images.batches(4))).images

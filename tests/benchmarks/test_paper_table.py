@@ -40,6 +40,21 @@ def test_a_table_is_measured_once_and_rendered(
     assert not any("nan" in row for row in rows)
 
 
+def test_two_processes_make_a_table_together(begin: Begin) -> None:
+    table = table_of("dsg", "table5")
+    one, other = begin("dsg", "table5", table), begin("dsg", "table5", table)
+    one.only, other.only = "^one, mse", "^one, (ema|mse), real"
+    table.measure(one)
+    table.measure(other)
+    rows = json.loads(one.path.read_text())["rows"]
+    keys = [(row["rule"], row["source"]) for row in rows]
+    assert len(keys) == 4
+    assert set(keys) == {("mse", "real"), ("mse", "zeroq"), ("mse", "dsg"), ("ema", "real")}
+    whole = begin("dsg", "table5", table)
+    table.measure(whole)
+    assert len(json.loads(one.path.read_text())["rows"]) == 12
+
+
 @pytest.mark.parametrize(("warning", "said"), [("saturates", True), (None, False)])
 def test_a_table_says_that_torch_executed_networks_with_weights_of_8_bits(
     warning: str | None, said: bool, begin: Begin, monkeypatch: pytest.MonkeyPatch

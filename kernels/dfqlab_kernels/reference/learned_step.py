@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfqlab_kernels.reference.quantization import accumulation_dtype, along
+from dfqlab_kernels.reference.quantization import accumulation_dtype, along, clip, where_kept
 
 
 def learned_step_quantize(
@@ -34,27 +34,33 @@ class _LearnedStepQuantize(torch.autograd.Function):
         quant_max: int,
         gradient_scale: float,
     ) -> Tensor:
-        ctx.save_for_backward(x, scale, zero_point)
-        ctx.axis, ctx.grid, ctx.gradient_scale = axis, (quant_min, quant_max), gradient_scale
+        ctx.axis, ctx.gradient_scale = axis, gradient_scale
         steps, s, low, high = _steps(x, scale, zero_point, axis, quant_min, quant_max)
-        return steps.round_().clamp_(low, high).mul_(s).to(x.dtype)
+        code = steps.round()
+        end = clip(code, low, high, keep=True)
+        y = (end * s).to(x.dtype)
+        inside = code.eq_(end)
+        slope = end.sub_(where_kept(inside, steps))  # of the scale
+        ctx.save_for_backward(inside, slope, scale, zero_point)
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, zero_point = ctx.saved_tensors
-        steps, s, low, high = _steps(x, scale, zero_point, ctx.axis, *ctx.grid)
-        code = steps.round()
-        end = code.clamp(low, high)
-        inside, nan = code == end, end.isnan()  # NaN has no gradient of its own
-        dx, d = torch.where(inside, dy, 0), dy.to(s.dtype)
-        slope = torch.where(inside, code.sub_(steps), end).mul_(d)
-        ds = (_reduce(slope.masked_fill_(nan, 0), ctx.axis) * ctx.gradient_scale).reshape(scale.shape).to(scale.dtype)
-        if zero_point is None:
-            return dx, ds, None, None, None, None, None
-        clipped = torch.where(inside | nan, 0, d)
-        dz = _reduce(clipped, ctx.axis).reshape(zero_point.shape) * -scale.to(s.dtype).reshape(zero_point.shape)
-        return dx, ds, (dz * ctx.gradient_scale).to(zero_point.dtype), None, None, None, None
+        inside, slope, scale, zero_point = ctx.saved_tensors
+        known = torch.eq(slope, slope, out=torch.empty_like(slope))  # NaN has no gradient of its own
+        dx = where_kept(inside, dy) if ctx.needs_input_grad[0] else None
+        d, ds, dz = dy.to(slope.dtype), None, None
+        if ctx.needs_input_grad[1]:
+            ds = (
+                (_reduce(where_kept(known, slope * d), ctx.axis) * ctx.gradient_scale)
+                .reshape(scale.shape)
+                .to(scale.dtype)
+            )
+        if ctx.needs_input_grad[2]:
+            dz = _reduce(where_kept(known - inside, d), ctx.axis).reshape(zero_point.shape)
+            dz = (dz * -scale.to(d.dtype).reshape(zero_point.shape) * ctx.gradient_scale).to(zero_point.dtype)
+        return dx, ds, dz, None, None, None, None
 
 
 def _steps(

@@ -1,0 +1,28 @@
+"""Data-Free Quantization (Nagel et al. 2019, ICCV): no image at all."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from dfqlab.compression.model import CompressedModel
+from dfqlab.compression.quantization import quantize
+from dfqlab.teachers import Teacher
+
+
+@dataclass(frozen=True)
+class DFQ:
+    """Weights are equalized across layers, large biases absorbed, and what rounding takes from a mean is given back.
+
+    Ranges and means come from the Gaussians that BatchNorm keeps. Weights are covered by their extremes, with one scale
+    a layer, as in the paper.
+    """
+
+    def compress(self, teacher: Teacher, images: None = None, **how: Any) -> CompressedModel:
+        """Equalize, absorb, take ranges from BatchNorm, round to nearest, correct biases."""
+        paper: dict[str, Any] = {
+            "equalization": "dfq",
+            "calibration": "bn",
+            "weight_calibration": "minmax",
+            "bias_correction": "analytic",
+            "granularity": "per_tensor",
+        }
+        return quantize(teacher, images, **paper | how)
