@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import dsg_pages, inversion_table, mixmix_pages, ptq_pages
+from benchmarks import dsg_pages, inversion_table, mixmix_pages, ptq_pages, reconstruction_table
 from benchmarks.markdown import points, share, table
 from benchmarks.paper_pages import executed
 from dfqlab.checkpoints import write_bytes
@@ -60,6 +60,7 @@ def page() -> str:
         _section("The same on CIFAR-10, ResNet-20", "calibration_sources cifar10", _cifar10),
         *(page.section(FOLDER / "results") for page in PAPERS),
         inversion_table.section(FOLDER / "results"),
+        reconstruction_table.section(FOLDER / "results"),
     ]
     return "\n".join([_HEAD, *sections])
 

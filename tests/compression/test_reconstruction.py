@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from dfqlab.compression.calibration import calibrate
 from dfqlab.compression.insertion import PreparedNetwork, prepare
+from dfqlab.compression.learning import SoftRounding, drawn
 from dfqlab.compression.quantization import ROUNDINGS, quantize
-from dfqlab.compression.reconstruction import SoftRounding
 from dfqlab.compression.rounding import weight_scales
 from dfqlab.compression.spec import QuantizationSpec, Reconstruction, Widths
 from dfqlab.errors import ConfigurationError, DataError
@@ -248,3 +248,19 @@ def test_settings_that_cannot_learn_are_refused(wrong: dict[str, Any]) -> None:
 def test_a_rounding_that_learns_has_seen_to_the_mean_itself() -> None:
     assert QuantizationSpec(equalization="dfq").corrects == "analytic"
     assert {QuantizationSpec(equalization="dfq", rounding=r).corrects for r in LEARNED} == {"none"}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("shape", [(40, 6, 31, 33), (700, 61)])
+def test_as_many_values_are_dropped_as_a_share_says(share: float, shape: tuple[int, ...]) -> None:
+    like = torch.zeros(shape)
+    like = like.contiguous(memory_format=torch.channels_last) if like.dim() == 4 else like
+    found = drawn(like, share, torch.Generator().manual_seed(5))
+    again = drawn(like, share, torch.Generator().manual_seed(5))
+    assert torch.equal(found, again)
+    assert found.stride() == like.stride()
+    assert set(found.unique().tolist()) <= {0.0, 1.0}
+    deviation = (share * (1 - share) / found.numel()) ** 0.5
+    assert abs(float(found.mean()) - share) <= 5 * deviation
+    along = found.mean(tuple(range(1, found.dim())))
+    assert (along - share).abs().max() <= 6 * (share * (1 - share) / found[0].numel()) ** 0.5
