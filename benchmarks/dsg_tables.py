@@ -170,8 +170,8 @@ def _compared(run: Run, target: str, width: tuple[int, int], rule: str) -> Row:
 TABLES = {
     "table1": PaperTable(table1, ("zeroq", "dsg")),
     "table2": PaperTable(table2, ("zeroq", "dsg")),
-    "table5": PaperTable(table5, ("zeroq", "dsg"), learns=True),
-    "table6": PaperTable(table6, ("zeroq", "dsg"), learns=True),
+    "table5": PaperTable(table5, ("zeroq", "dsg"), many=True),
+    "table6": PaperTable(table6, ("zeroq", "dsg"), many=True),
     "table7": PaperTable(table7, ("zeroq", "dsg"), learns=True),
 }
 

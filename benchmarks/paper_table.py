@@ -66,20 +66,18 @@ class Run:
     def row(self, key: Mapping[str, str], measure: Callable[[], Row]) -> Row:
         """The row of this key: the one that there is, or what is measured now."""
         self._take_theirs()
-        for row in self.result["rows"]:
-            if all(row.get(name) == value for name, value in key.items()):
-                found: Row = row
-                return found
+        found = self._row(key)
+        if found is not None:
+            return found
         if self.only is not None and not re.search(self.only, ", ".join(key.values())):
             return {}
         before, spent = cpu_seconds(), self.sets.spent
-        row = {**key, **measure()}
-        self.result["rows"].append(row)
+        row: Row = json.loads(json.dumps({**key, **measure()}))
         own = cpu_seconds() - before - (self.sets.spent - spent)
         self._spent += own
         self.result["image_sets"] |= {name: round(seconds) for name, seconds in self.sets.seconds.items()}
         self.result |= {"machine": this_machine().name, "date": date.today().isoformat()}
-        self._write()
+        self._write(row, key)
         print(f"{self.path.stem}: {', '.join(key.values())}", flush=True)
         return row
 
@@ -90,10 +88,12 @@ class Run:
         if self.result["rows"] and self.result != before:
             self._write()
 
-    def _write(self) -> None:
-        """With what others, who make the same table at the same time, have written since."""
-        with alone(self.path.parent, f".{self.path.stem}.lock"):
+    def _write(self, row: Row | None = None, key: Mapping[str, str] | None = None) -> None:
+        """With what others, who make the same table at the same time, have written since; of a row the first."""
+        with alone(self.sets.folder, f"{self.path.stem}.lock"):
             self._take_theirs()
+            if row is not None and key is not None and self._row(key) is None:
+                self.result["rows"].append(row)
             self.result["cpu_seconds"] = round(self.result["cpu_seconds"] + self._spent, 1)
             self._spent = 0.0
             write_json(self.path, self.result)
@@ -103,8 +103,16 @@ class Run:
         theirs = json.loads(self.path.read_text()) if self.path.exists() else {}
         if all(theirs.get(name) == value for name, value in self.job.items()):
             self.result["rows"] += [row for row in theirs["rows"] if row not in self.result["rows"]]
-            self.result["image_sets"] = theirs["image_sets"] | self.result["image_sets"]
+            for name in ("image_sets", "widths"):
+                if name in theirs:
+                    self.result[name] = theirs[name] | self.result.get(name, {})
             self.result["cpu_seconds"] = theirs["cpu_seconds"]
+            if theirs.get("eight_bits_by_torch"):
+                self.result["eight_bits_by_torch"] = True
+
+    def _row(self, key: Mapping[str, str]) -> Row | None:
+        rows: list[Row] = self.result["rows"]
+        return next((row for row in rows if all(row.get(name) == value for name, value in key.items())), None)
 
     def width(self, target: str, rule: str, choose: Callable[[], str]) -> str:
         """The width at which a target is quantized with a rule, chosen once."""
@@ -123,11 +131,13 @@ class PaperTable:
         measure: asks a run for its rows.
         recipes: those that it uses.
         learns: whether roundings learn from its images: then a set has as many as that takes.
+        many: whether it has as many although none does.
     """
 
     measure: Callable[[Run], None]
     recipes: tuple[str, ...]
     learns: bool = False
+    many: bool = False
 
 
 def make(paper: str, tables: Mapping[str, PaperTable], arguments: list[str] | None = None) -> None:
@@ -149,7 +159,7 @@ def make(paper: str, tables: Mapping[str, PaperTable], arguments: list[str] | No
 
 def begin(paper: str, name: str, table: PaperTable, size: Size, networks: Zoo, only: str | None = None) -> Run:
     """A run of a table, with what its results file has."""
-    size = replace(size, count=size.to_learn) if table.learns else size
+    size = replace(size, count=size.to_learn) if table.learns or table.many else size
     steps = {recipe: {"steps": size.steps[recipe]} if recipe in size.steps else {} for recipe in table.recipes}
     return Run(
         results_folder(RESULTS) / f"{paper}_{name}_{networks.name}_{size.name}.json",

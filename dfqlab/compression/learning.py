@@ -164,7 +164,7 @@ def learn_rounding(
         weights, penalty = rounding.soft(settings.beta(progress))
         values: dict[fx.Node, Any] = {passing.unit.entry: x}
         run(prepared, passing.unit.nodes, values, weights, None if steps is None else quantize)
-        error = _squared_error(values[passing.unit.exit], passing.target[chosen])
+        error = squared_error(values[passing.unit.exit], passing.target[chosen])
         loss = error if progress < settings.warm_up else error + settings.penalty * penalty
         for optimizer in optimizers:
             optimizer.zero_grad()
@@ -177,18 +177,22 @@ def learn_rounding(
 
 
 def drawn(like: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Ones at random places of a tensor, as many as a share says (in 256ths), zeros elsewhere.
+    """Ones at random places of a tensor, each with the probability of a share (to the nearest 256th), zeros elsewhere.
 
     One random byte an element, and arithmetic: `rand` and a comparison take a CPU ten times as long.
     """
     words = torch.empty(-(-like.numel() // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    chosen = words.view(torch.uint8)[: like.numel()].to(like.device).to(like.dtype).lt_(256 * share)
+    chosen = words.view(torch.uint8)[: like.numel()].to(like.device).to(like.dtype).lt_(round(256 * share))
     return chosen.as_strided(like.shape, torch.empty_like(like).stride())
 
 
-def _squared_error(found: Tensor, target: Tensor) -> Tensor:
-    """Summed over channels, averaged over all else."""
-    return F.mse_loss(found, target, reduction="sum") * (found.shape[1] / found.numel())
+def squared_error(found: Tensor, target: Tensor) -> Tensor:
+    """Summed over channels, averaged over all else: of tokens (n, tokens, c) as of images (n, c, h, w)."""
+    return F.mse_loss(found, target, reduction="sum") * (_channels(found) / found.numel())
+
+
+def _channels(x: Tensor) -> int:
+    return x.shape[1] if x.dim() == 4 else x.shape[-1]
 
 
 def learn_steps(
@@ -207,7 +211,8 @@ def learn_steps(
         chosen = torch.randint(len(passing.target), (min(settings.batch, len(passing.target)),), generator=generator)
         values: dict[fx.Node, Any] = {passing.unit.entry: passing.exact[chosen]}
         run(prepared, passing.unit.nodes, values, weights, steps.quantize)
-        loss = (values[passing.unit.exit] - passing.target[chosen]).abs().pow(_STEP_NORM).sum(1).mean()
+        error = (values[passing.unit.exit] - passing.target[chosen]).abs().pow(_STEP_NORM)
+        loss = error.sum() * (_channels(error) / error.numel())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -221,4 +226,5 @@ def step_iterations(settings: Reconstruction) -> int:
 
 
 def simulation(prepared: PreparedNetwork) -> Callable[[str, Tensor], Tensor]:
+    """What a quantizer, by its path, makes of its tensor."""
     return lambda path, x: prepared.activations[path].simulate(x)

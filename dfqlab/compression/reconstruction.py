@@ -49,7 +49,11 @@ def qdrop(prepared: PreparedNetwork, source: ImageSource | None, *, on_step: OnS
 
 
 def units_of(prepared: PreparedNetwork, source: ImageSource) -> Iterator[Passing]:
-    """The network's blocks in forward order, and what passes each of them where nothing is rounded yet."""
+    """The network's blocks in forward order, and what passes each of them where nothing is rounded yet.
+
+    Raises:
+        DataError: no images.
+    """
     reconstruction = _Reconstruction(prepared, source, "block", ignore)
     return reconstruction.walk(reconstruction.own, quantized=False)
 
@@ -66,8 +70,10 @@ class _Reconstruction:
         self.prepared = prepared
         self.settings = prepared.spec.reconstruction
         self.units = find_units(prepared, by)
-        images = torch.cat([b.images for b in source.batches(_AT_ONCE)]).to(teacher.device)
-        self.images = teacher.input.normalize(images).contiguous(memory_format=torch.channels_last)
+        batches = [batch.images for batch in source.batches(_AT_ONCE)]
+        if not batches:
+            raise DataError(f"rounding={prepared.spec.rounding!r} learns from images, and the source gives none")
+        self.images = _laid_out(prepared, teacher.input.normalize(torch.cat(batches).to(teacher.device)))
         self.own = {path: layer.weight.detach() for path, layer in prepared.weights.items()}
         self.on_step = on_step
 
@@ -133,6 +139,17 @@ class _Reconstruction:
     def _generator(self, index: int) -> torch.Generator:
         """A unit's own: what is drawn for it does not hang on the units before."""
         return torch.Generator().manual_seed((self.settings.seed * 100_003 + index) % 2**63)
+
+
+def _laid_out(prepared: PreparedNetwork, x: Tensor) -> Tensor:
+    """Channels last, as convolutions like it, unless the network takes a `view` that wants them first."""
+    last = x.contiguous(memory_format=torch.channels_last)
+    try:
+        with torch.no_grad():
+            prepared.graph(last[:2])
+    except RuntimeError:
+        return x.contiguous()
+    return last
 
 
 def _through(

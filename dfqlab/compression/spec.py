@@ -74,7 +74,7 @@ class Reconstruction:
         penalty: weight of the penalty on what is rounded neither up nor down (λ of AdaRound, eq. 21).
         warm_up: share of the iterations before the penalty counts.
         hardest, softest: the exponent β of the penalty falls from one to the other after the warm-up, linearly.
-        drop: share of activations that QDrop leaves in float.
+        drop: share of activations that QDrop leaves in float, to the nearest 256th.
         step_rate: QDrop's learning rate of the steps, relative to each: its code's 4e-5 is meant for steps near 0.1.
         seed: of the batches, and of what is dropped.
 

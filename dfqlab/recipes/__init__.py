@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dfqlab.compression.model import CompressedModel
-from dfqlab.errors import ConfigurationError, did_you_mean
+from dfqlab.errors import ConfigurationError, TeacherError, did_you_mean
 from dfqlab.images import ImageSource, SyntheticSet
-from dfqlab.progress import OnStep, ignore
+from dfqlab.progress import Cancelled, OnStep, ignore
 from dfqlab.recipes.names import RECIPES, WITHOUT_IMAGES
 from dfqlab.synthesis.checkpointing import Checkpoint
 from dfqlab.synthesis.inversion import Labels, Request
@@ -78,21 +78,27 @@ def compress(
         recipe: "dfq" (no images), "zeroq", "dsg" or "mixmix".
         weights, activations: bits, 2 to 8.
         count, seed: of the images.
-        images: in place of those that the recipe would make.
+        images: in place of those that the recipe would make; "dfq" looks at none.
         on_step: called after every step; raise `Cancelled` in it to stop.
-        quantization: further fields of `QuantizationSpec`, where they shall differ from the paper's.
+        quantization: fields of `QuantizationSpec`, where they shall differ from the paper's.
         settings: of the recipe, by the names of its dataclass.
 
     Raises:
         ConfigurationError: an unknown recipe or setting, or one that makes images and says nothing of compressing.
         QuantizationError, DataError, TeacherError, SynthesisError: as `quantize` and `synthesize` do.
+        Cancelled: `on_step` raised it; half-made images compress nothing.
     """
     paper = _settled(recipe, RECIPES | WITHOUT_IMAGES, settings)
     if not hasattr(paper, "compress"):
         raise ConfigurationError(f"{recipe!r} makes images alone: synthesize(...) them, and quantize(...) with them")
     zoo = [teachers] if isinstance(teachers, Teacher) else list(teachers)
+    if not zoo:
+        raise TeacherError("nothing to compress: expected a teacher, or several, got none")
     if images is None and recipe in RECIPES:
-        images = synthesize(zoo, recipe, count=count, seed=seed, on_step=on_step, **settings)
+        made = synthesize(zoo, recipe, count=count, seed=seed, on_step=on_step, **settings)
+        if made.partial:
+            raise Cancelled
+        images = made
     how = {"weights": weights, "activations": activations, "on_step": on_step, **(quantization or {})}
     model: CompressedModel = paper.compress(zoo[0], images, **how)
     return model

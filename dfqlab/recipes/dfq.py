@@ -5,6 +5,7 @@ from typing import Any
 
 from dfqlab.compression.model import CompressedModel
 from dfqlab.compression.quantization import quantize
+from dfqlab.images import ImageSource
 from dfqlab.teachers import Teacher
 
 
@@ -16,7 +17,7 @@ class DFQ:
     a layer, as in the paper.
     """
 
-    def compress(self, teacher: Teacher, images: None = None, **how: Any) -> CompressedModel:
+    def compress(self, teacher: Teacher, images: ImageSource | None = None, **how: Any) -> CompressedModel:
         """Equalize, absorb, take ranges from BatchNorm, round to nearest, correct biases."""
         paper: dict[str, Any] = {
             "equalization": "dfq",
@@ -25,4 +26,4 @@ class DFQ:
             "bias_correction": "analytic",
             "granularity": "per_tensor",
         }
-        return quantize(teacher, images, **paper | how)
+        return quantize(teacher, None, **paper | how)

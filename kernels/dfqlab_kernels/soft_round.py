@@ -130,6 +130,7 @@ def soft_round_quantize(
     dtype = accumulation_dtype(weights)
     triton, grid = uses_triton(weights), (packing.sizes, quant_min, quant_max)
     weights, scale = weights.detach(), scale.detach()
+    zero_point = None if zero_point is None else zero_point.detach()
     y: Tensor
     if hard:
         y = (_hard_round if triton else reference.hard_round_quantize)(

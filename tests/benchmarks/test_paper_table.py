@@ -55,6 +55,23 @@ def test_two_processes_make_a_table_together(begin: Begin) -> None:
     assert len(json.loads(one.path.read_text())["rows"]) == 12
 
 
+def test_of_a_row_that_two_made_the_first_stays_and_nothing_else_is_lost(begin: Begin) -> None:
+    table = table_of("dsg", "table2")
+    one, other = begin("dsg", "table2", table), begin("dsg", "table2", table)
+    key = {"target": "one", "width": "W8A8", "rule": "mse"}
+
+    def meanwhile() -> dict[str, object]:
+        other.width("one", "mse", lambda: "W3A3")
+        other.result["eight_bits_by_torch"] = True
+        other.row(key, lambda: {"accuracy": 0.5})
+        return {"accuracy": 0.25}
+
+    one.row(key, meanwhile)
+    written = json.loads(one.path.read_text())
+    assert [row["accuracy"] for row in written["rows"]] == [0.5]
+    assert (written["widths"], written["eight_bits_by_torch"]) == ({"one mse": "W3A3"}, True)
+
+
 @pytest.mark.parametrize(("warning", "said"), [("saturates", True), (None, False)])
 def test_a_table_says_that_torch_executed_networks_with_weights_of_8_bits(
     warning: str | None, said: bool, begin: Begin, monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dfqlab.compression.calibration import calibrate
 from dfqlab.compression.insertion import PreparedNetwork, prepare
-from dfqlab.compression.learning import SoftRounding, drawn
+from dfqlab.compression.learning import SoftRounding, drawn, squared_error
 from dfqlab.compression.quantization import ROUNDINGS, quantize
 from dfqlab.compression.rounding import weight_scales
 from dfqlab.compression.spec import QuantizationSpec, Reconstruction, Widths
@@ -264,3 +264,29 @@ def test_as_many_values_are_dropped_as_a_share_says(share: float, shape: tuple[i
     assert abs(float(found.mean()) - share) <= 5 * deviation
     along = found.mean(tuple(range(1, found.dim())))
     assert (along - share).abs().max() <= 6 * (share * (1 - share) / found[0].numel()) ** 0.5
+
+
+@pytest.mark.parametrize(("shape", "channels"), [((4, 3, 5, 6), 1), ((4, 7, 3), -1), ((4, 3), -1)])
+def test_errors_are_summed_over_channels_and_averaged_over_all_else(shape: tuple[int, ...], channels: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    found, target = (torch.randn(shape, generator=generator) for _ in range(2))
+    expected = (found - target).square().double().sum(channels).mean()
+    assert float(squared_error(found, target)) == pytest.approx(float(expected), rel=1e-5)
+
+
+class Viewed(nn.Module):
+    """Its `view` wants channels first in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4 * 36, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x)).relu()
+        return self.head(x.view(x.size(0), -1))
+
+
+@pytest.mark.parametrize("rounding", LEARNED)
+def test_a_view_that_wants_channels_first_has_them(rounding: str, make_teacher: MakeTeacher, many: Tensor) -> None:
+    prepared = ready(make_teacher(Viewed()), many, rounding, reconstruction=Reconstruction(iterations=2, batch=4))
+    assert ROUNDINGS[rounding](prepared, StoredImages(many)).keys() == {"conv", "head"}

@@ -232,3 +232,26 @@ def test_compilers_see_it_whole_forward_and_backward(hard: bool) -> None:
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     for a, b in zip(*(torch.autograd.grad(f(logits), logits) for f in (loss, compiled)), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("dy", [torch.inf, torch.nan])
+def test_what_is_clipped_has_no_gradient_whatever_comes_back(dy: float) -> None:
+    packing = Packing(((1, 3),))
+    weights, logits = torch.tensor([0.4, 100.0, torch.nan]), torch.zeros(3, requires_grad=True)
+    zero_point = torch.tensor([0.0], requires_grad=True)
+    y, _ = soft_round_quantize(
+        weights, logits, torch.tensor([1.0]), zero_point, packing=packing, quant_min=-8, quant_max=7
+    )
+    y.backward(torch.tensor([1.0, dy, dy]))
+    assert logits.grad is not None
+    assert logits.grad.tolist() == pytest.approx([0.25 * 1.2, 0, 0])
+    assert zero_point.grad is None
+
+
+def test_a_zero_point_alone_has_no_gradient_to_give() -> None:
+    packing, one = Packing(((1, 1),)), torch.ones(1)
+    y, penalty = soft_round_quantize(
+        one, one, one, one.clone().requires_grad_(), packing=packing, quant_min=-8, quant_max=7
+    )
+    assert not y.requires_grad
+    assert not penalty.requires_grad

@@ -8,8 +8,9 @@ import torch
 
 from dfqlab.compression.quantization import quantize
 from dfqlab.compression.spec import Reconstruction
-from dfqlab.errors import ConfigurationError
+from dfqlab.errors import ConfigurationError, TeacherError
 from dfqlab.images import Noise
+from dfqlab.progress import Cancelled, Step
 from dfqlab.recipes import compress, synthesize
 from dfqlab.teachers import Teacher
 
@@ -59,3 +60,13 @@ def test_a_recipe_that_only_makes_images_says_so(make_teacher: MakeTeacher) -> N
         compress(teacher, "dqf")
     with pytest.raises(ConfigurationError, match="no setting 'stpes'"):
         compress(teacher, "zeroq", stpes=3)
+
+
+def test_half_made_images_compress_nothing(make_teacher: MakeTeacher) -> None:
+    def stop(step: Step) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        compress(make_teacher(), "zeroq", count=4, steps=9, on_step=stop)
+    with pytest.raises(TeacherError, match="nothing to compress"):
+        compress([], "dfq")

@@ -93,10 +93,11 @@ def where_kept(kept: Tensor, x: Tensor) -> Tensor:
 
     As a choice among bits it takes a CPU a tenth of the time, for which the branches of a loop cannot be foreseen.
     """
-    if torch.compiler.is_compiling() or x.device.type != "cpu":
+    differentiable = torch.is_grad_enabled() and x.requires_grad  # a gradient's own gradient: bits have none
+    if differentiable or torch.compiler.is_compiling() or x.device.type != "cpu":
         return torch.where(kept.to(torch.bool), x, 0)
     bits = _BITS[x.element_size()]
-    return kept.to(bits).neg_().bitwise_and_(x.view(bits)).view(x.dtype)
+    return kept.to(bits, copy=True).neg_().bitwise_and_(x.view(bits)).view(x.dtype)
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:

@@ -69,7 +69,8 @@ class _SoftRound(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, dpenalty: Tensor) -> tuple[Tensor | None, ...]:
         of_y, of_penalty = ctx.saved_tensors
-        dlogits = torch.addcmul(of_penalty * dpenalty, of_y, dy.to(of_y.dtype))
+        dy = where_kept(of_y != 0, dy.to(of_y.dtype))  # what is clipped has no gradient, even where dy has no number
+        dlogits = torch.addcmul(of_penalty * dpenalty, of_y, dy)
         return None, dlogits.to(ctx.dtype), None, None, None, None, None, None
 
 
