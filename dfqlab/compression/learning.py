@@ -179,7 +179,7 @@ def learn_rounding(
 def drawn(like: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Ones at random places of a tensor, each with the probability of a share (to the nearest 256th), zeros elsewhere.
 
-    One random byte an element, and arithmetic: `rand` and a comparison take a CPU ten times as long.
+    One random byte an element, and arithmetic: `rand` and a comparison take a CPU far longer.
     """
     words = torch.empty(-(-like.numel() // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
     chosen = words.view(torch.uint8)[: like.numel()].to(like.device).to(like.dtype).lt_(round(256 * share))

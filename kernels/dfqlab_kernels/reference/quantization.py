@@ -91,7 +91,7 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def where_kept(kept: Tensor, x: Tensor) -> Tensor:
     """`torch.where(kept, x, 0)` of a mask of booleans, or of ones and zeros.
 
-    As a choice among bits it takes a CPU a tenth of the time, for which the branches of a loop cannot be foreseen.
+    As a choice among bits it takes a CPU far less time, for which the branches of a loop cannot be foreseen.
     """
     differentiable = torch.is_grad_enabled() and x.requires_grad  # a gradient's own gradient: bits have none
     if differentiable or torch.compiler.is_compiling() or x.device.type != "cpu":

@@ -32,7 +32,7 @@ def soft_round_quantize(
 class _SoftRound(torch.autograd.Function):
     """Both slopes are made on the way forward, of what is at hand there.
 
-    Left to autograd, the same takes a CPU three times as long.
+    Left to autograd, the same takes a CPU longer.
     """
 
     @staticmethod
