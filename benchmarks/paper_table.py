@@ -73,11 +73,10 @@ class Run:
             return {}
         before, spent = cpu_seconds(), self.sets.spent
         row: Row = json.loads(json.dumps({**key, **measure()}))
-        own = cpu_seconds() - before - (self.sets.spent - spent)
-        self._spent += own
+        self._spent += cpu_seconds() - before - (self.sets.spent - spent)
         self.result["image_sets"] |= {name: round(seconds) for name, seconds in self.sets.seconds.items()}
         self.result |= {"machine": this_machine().name, "date": date.today().isoformat()}
-        self._write(row, key)
+        self._write(key, row)
         print(f"{self.path.stem}: {', '.join(key.values())}", flush=True)
         return row
 
@@ -88,11 +87,11 @@ class Run:
         if self.result["rows"] and self.result != before:
             self._write()
 
-    def _write(self, row: Row | None = None, key: Mapping[str, str] | None = None) -> None:
+    def _write(self, key: Mapping[str, str] | None = None, row: Row | None = None) -> None:
         """With what others, who make the same table at the same time, have written since; of a row the first."""
         with alone(self.sets.folder, f"{self.path.stem}.lock"):
             self._take_theirs()
-            if row is not None and key is not None and self._row(key) is None:
+            if key is not None and self._row(key) is None:
                 self.result["rows"].append(row)
             self.result["cpu_seconds"] = round(self.result["cpu_seconds"] + self._spent, 1)
             self._spent = 0.0

@@ -9,7 +9,6 @@ each device.
 """
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, fx
 
 from benchmarks.direct_reconstruction import SoftConv, direct
+from benchmarks.image_sets import cpu_seconds
 from benchmarks.inversion_step import resnet20_teacher
 from dfqlab.checkpoints import write_json
 from dfqlab.compression.blocks import run
@@ -56,9 +56,9 @@ def main() -> None:
     print("python -m benchmarks.render rewrites benchmarks/README.md")
 
 
-def ready(kind: str, images: int = IMAGES, iterations: int = ITERATIONS) -> PreparedNetwork:
+def ready(kind: str, images: int = IMAGES) -> PreparedNetwork:
     """ResNet-20 at W4A4, calibrated."""
-    settings = Reconstruction(iterations=iterations)
+    settings = Reconstruction(iterations=ITERATIONS)
     prepared = prepare(
         resnet20_teacher(kind), QuantizationSpec(4, 4, rounding="brecq", ends=8, reconstruction=settings)
     )
@@ -86,14 +86,9 @@ def iterations(prepared: PreparedNetwork, kind: Any, stopwatch: Stopwatch | None
 
 def job(prepared: PreparedNetwork) -> dict[str, Any]:
     """BRECQ from images to rounded weights and steps: seconds, CPU seconds."""
-    before, start = _cpu(), time.perf_counter()
+    before, start = cpu_seconds(), time.perf_counter()
     brecq(prepared, noise(prepared))
-    return {"seconds": time.perf_counter() - start, "cpu seconds": _cpu() - before, "iterations": ITERATIONS}
-
-
-def _cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    return {"seconds": time.perf_counter() - start, "cpu seconds": cpu_seconds() - before, "iterations": ITERATIONS}
 
 
 def _ours(prepared: PreparedNetwork, passing: Passing) -> Callable[[], dict[str, float]]:

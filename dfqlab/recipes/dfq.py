@@ -18,7 +18,7 @@ class DFQ:
     """
 
     def compress(self, teacher: Teacher, images: ImageSource | None = None, **how: Any) -> CompressedModel:
-        """Equalize, absorb, take ranges from BatchNorm, round to nearest, correct biases."""
+        """Equalize, absorb, take ranges from BatchNorm, round to nearest, correct biases. No image is looked at."""
         paper: dict[str, Any] = {
             "equalization": "dfq",
             "calibration": "bn",
