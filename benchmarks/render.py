@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import dsg_pages, inversion_table, mixmix_pages, ptq_pages, reconstruction_table
+from benchmarks import dsg_pages, inversion_table, mixmix_pages, ptq_pages, reconstruction_table, trust_page
 from benchmarks.markdown import points, share, table
 from benchmarks.paper_pages import executed
-from dfqlab.checkpoints import write_bytes
+from dfqlab.checkpoints import write_bytes, write_json
 
 FOLDER = Path(__file__).parent
-PAPERS = (*mixmix_pages.PAGES, *dsg_pages.PAGES, *ptq_pages.PAGES)
+PAPERS = (*mixmix_pages.PAGES, *dsg_pages.PAGES, *ptq_pages.PAGES, *trust_page.PAGES)
 SOURCES = ("noise", "clipped noise", "zeroq", "real")
 
 _BEGIN, _END = "<!-- from benchmarks/results, by `python -m benchmarks.render` -->", "<!-- end -->"
@@ -23,7 +23,8 @@ intervals over the test images.
 
 
 def render() -> None:
-    """Rewrite the page, and the summary in the project's README."""
+    """Rewrite the page, the summary in the project's README, and what reports say of their estimates."""
+    write_json(trust_page.BELIEFS, trust_page.beliefs(FOLDER / "results"))
     write_bytes(FOLDER / "README.md", page().encode())
     readme = FOLDER.parent / "README.md"
     write_bytes(readme, with_summary(readme.read_text()).encode())

@@ -52,6 +52,11 @@ class StoredImages:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def clamped(self) -> "StoredImages":
+        """Valid pixels alone, to judge with: on others a quantized input is blamed for what nobody asks of it."""
+        return StoredImages(self.images.clamp(0, 1), self.labels)
+
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
         order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
         for start in range(0, len(self), size):

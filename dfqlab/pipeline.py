@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dfqlab.checkpoints import write_bytes
@@ -19,7 +20,7 @@ from dfqlab.compression.quantization import quantize
 from dfqlab.compression.spec import QuantizationSpec
 from dfqlab.deployment import OnnxModel, certify
 from dfqlab.deployment.export import to_onnx
-from dfqlab.errors import DataError
+from dfqlab.errors import ConfigurationError, DataError
 from dfqlab.evaluation import LabelledBatches, compare, evaluate, latency
 from dfqlab.images import ImageSource, Noise, StoredImages, SyntheticSet
 from dfqlab.measures import (
@@ -33,17 +34,20 @@ from dfqlab.measures import (
 )
 from dfqlab.progress import Cancelled, OnStep, Step, ignore
 from dfqlab.recipes import synthesize
+from dfqlab.recipes.names import RECIPES, WITHOUT_IMAGES
 from dfqlab.report import CertificateSummary, Diversity, ImagesMade, Pictures, RunReport, Sizes, SourceRow, write_report
 from dfqlab.statistics import ObservedTeacher, remembered
 from dfqlab.synthesis.checkpointing import IMAGES_FILE, Checkpoint
 from dfqlab.synthesis.plan import BATCH_SIZE, Plan
 from dfqlab.teachers import Teacher
+from dfqlab.trust import HELD_OUT, Kind, beliefs
+from dfqlab.trust import judge as ask
 
 ONNX_FILE = "model.onnx"
 _SHOWN = 24
 _WATCHED = 6
 _SNAPSHOTS = (1, 10, 30, 100, 250)
-_HELD_OUT = 64
+_CONTROL: Literal["clipped noise"] = "clipped noise"
 
 
 @runtime_checkable
@@ -68,6 +72,9 @@ class Job:
         images: a set made before, used instead of a new one.
         command: what reproduces the run, for the report.
         zoo: more networks to make images from, after the teacher.
+        held_out: images of each set that judges the model and calibrated none: of another seed, and of another recipe;
+            0: none are made.
+        any_images: whether a set may be one that was made for another network, or another size of image.
     """
 
     teacher: Teacher
@@ -79,6 +86,8 @@ class Job:
     images: SyntheticSet | None = None
     command: str = ""
     zoo: tuple[Teacher, ...] = ()
+    held_out: int = HELD_OUT
+    any_images: bool = False
 
 
 def run(
@@ -106,76 +115,131 @@ def run(
         Cancelled: stopped by `on_step`; the images made so far are in `out`, marked partial.
         DfqlabError: as the parts do.
     """
+    if judge is None and not job.held_out:
+        raise ConfigurationError("nothing to judge with: neither real images nor, with held_out=0, synthetic ones")
     prepare(job.teacher, job.spec)  # what cannot be placed is refused before hours of work
     teacher, recorder = job.teacher, _Recorder(on_step, batches=-(-job.count // BATCH_SIZE))
-    images = job.images or _synthesize(job, job.seed, job.count, recorder, checkpoint)
-    teacher.check_size(images.images)
-    if job.images is not None or checkpoint is None:
-        images.save(out / IMAGES_FILE)
-    if images.partial and job.images is None:
-        raise Cancelled
-    sources = _sources(teacher, images, real, job.seed)
+    images = _images(job, out, recorder, checkpoint)
+    used = job.recipe if images is None else images.recipe
+    sources = _sources(job, images, real)
     models = {name: _quantize(job, source, on_step) for name, source in sources.items()}
-    model = models[images.recipe]
+    model = models[used]
     model.save(out)
     exported = {name: to_onnx(model) for name, model in models.items()}
-    write_bytes(out / ONNX_FILE, exported[images.recipe].SerializeToString(deterministic=True))
-    held_out = None if judge else _held_out(job, on_step)
-    original, quantized = (OnnxModel(proto, threads=1) for proto in (to_onnx(teacher), exported[images.recipe]))
+    write_bytes(out / ONNX_FILE, exported[used].SerializeToString(deterministic=True))
+    judges = _judges(job, images, on_step)
+    original, quantized = (OnnxModel(proto, threads=1) for proto in (to_onnx(teacher), exported[used]))
     rows = []
     for index, (name, proto) in enumerate(exported.items(), 1):
-        rows.append(_judge(name, OnnxModel(proto), teacher, judge, held_out))
+        rows.append(_judge(name, OnnxModel(proto), teacher, judge, judges))
         on_step(Step("judge", index, len(exported)))
+    shown = images or judges[_CONTROL][1]
+    seen = {name: source for name, source in sources.items() if source is not None}
     report = RunReport(
         **_about(job),
         judged_on=f"{len(judge):,} {judge.name}" if judge else None,
-        judged_images=len(judge or held_out or ()),
+        judged_images=len(judge) if judge else min(job.count, job.held_out),
         teacher_accuracy=evaluate(teacher, judge).accuracy_interval if judge else None,
         rows=tuple(rows),
-        used=images.recipe,
+        used=used,
         sizes=Sizes(original.bytes, quantized.bytes, model.packed_bytes),
-        latency=latency(original, quantized, images.images[:1].clamp(0, 1)),
-        certificate=CertificateSummary.of(certify(model, images, exported=exported[images.recipe])),
-        images=replace(
-            recorder.summary(images),
-            recognised=_recognised((teacher, *job.zoo), images),
-            zoo=tuple(other.name for other in job.zoo if other.fingerprint in images.teachers),
-        ),
-        pictures=_pictures(teacher, images, recorder, sources),
+        latency=latency(original, quantized, next(shown.batches(1)).images.clamp(0, 1)),
+        certificate=CertificateSummary.of(certify(model, shown, exported=exported[used])),
+        images=None if images is None else _made(job, images, recorder),
+        pictures=_pictures(teacher, images, recorder, seen),
         placement=model.table,
         warnings=(*_warnings(teacher, images), *_widths(job.spec)),
-        diversity=_diversity(teacher, sources),
+        diversity=_diversity(teacher, seen),
         diversity_layer=_middle(teacher),
+        judgements=ask(model, teacher, judges, runtime=OnnxModel(exported[used])) if job.held_out else (),
+        beliefs=beliefs(),
     )
     write_report(report, out)
     return report
 
 
-def _sources(teacher: Teacher, images: SyntheticSet, real: ImageSource | None, seed: int) -> dict[str, ImageSource]:
-    """What the table's rows are calibrated on: as much noise as there are images, the images, real ones if given."""
-    sources: dict[str, ImageSource] = {
-        "noise": Noise(teacher.input, len(images), seed),
-        "clipped noise": Noise(teacher.input, len(images), seed, clipped=True),
-        images.recipe: images,
-    }
+def _images(job: Job, out: Path, recorder: "_Recorder", checkpoint: Checkpoint | None) -> SyntheticSet | None:
+    """What calibrates: the set that was given, or one that is made now; None where the recipe looks at none.
+
+    Raises:
+        DataError: a set that was made for another network or size, unless that is allowed.
+        Cancelled: stopped; the images are in `out` as they were then.
+    """
+    if job.images is not None:
+        images = _fitting(job, job.images)
+        images.save(out / IMAGES_FILE)
+        return images
+    if job.recipe in WITHOUT_IMAGES:
+        return None
+    images = _synthesize(job, job.recipe, job.seed, job.count, recorder, checkpoint)
+    if checkpoint is None:
+        images.save(out / IMAGES_FILE)
+    if images.partial:
+        raise Cancelled
+    return images
+
+
+def _fitting(job: Job, images: SyntheticSet) -> SyntheticSet:
+    """A set that was made before, of the teacher's size."""
+    teacher, size = job.teacher, tuple(images.images.shape[1:])
+    other = f"the set was made by {images.recipe} from {_origin(images)}"
+    allow = "make a set for this network, or allow it: any_images"
+    if size != teacher.input.size and (size[0] != teacher.input.size[0] or not job.any_images):
+        raise DataError(f"{other}, its images are {size}, and {teacher.name!r} takes {teacher.input.size}: {allow}")
+    if teacher.fingerprint not in images.teachers and not job.any_images:
+        raise DataError(f"{other}, and {teacher.name!r} is {_short(teacher)}: {allow}")
+    if size == teacher.input.size:
+        return images
+    resized = F.interpolate(images.images, teacher.input.size[1:], mode="bilinear", antialias=True)
+    return replace(images, images=resized)
+
+
+def _sources(job: Job, images: SyntheticSet | None, real: ImageSource | None) -> dict[str, ImageSource | None]:
+    """What the table's rows are calibrated on: as much noise as there are images, the images, real ones if given.
+
+    Where a rounding learns from them, which takes its time, noise that is no image is left out: the control is clipped.
+    """
+    if images is None:
+        return {job.recipe: None}
+    kinds = {"noise": False, _CONTROL: True}
+    if job.spec.learns_rounding:
+        del kinds["noise"]
+    noise = {name: Noise(job.teacher.input, len(images), job.seed, clipped=clip) for name, clip in kinds.items()}
+    sources: dict[str, ImageSource | None] = {**noise, images.recipe: images}
     return sources if real is None else {**sources, "real": real}
 
 
-def _held_out(job: Job, on_step: OnStep) -> StoredImages:
-    """Images that no model was calibrated with, from another seed, as valid pixels.
+def _judges(job: Job, images: SyntheticSet | None, on_step: OnStep) -> dict[str, tuple[Kind, ImageSource]]:
+    """Who judges without real data: images of another seed and of another recipe, and noise; beside what calibrated.
 
-    A quantized network's input knows valid pixels alone; on others it would be blamed for what it is not asked to do.
+    All of them valid pixels.
     """
-    images = _synthesize(job, job.seed + 1, min(job.count, _HELD_OUT), on_step)
-    if images.partial:
-        raise Cancelled
-    return StoredImages(images.images.clamp(0, 1))
+    found: dict[str, tuple[Kind, ImageSource]] = {}
+    if job.held_out:
+        own = next(name for name in (images.recipe if images else "", job.recipe, "zeroq") if name in RECIPES)
+        seed = (images.seed if images else job.seed) + 1
+        for recipe in (own, "dsg" if own == "zeroq" else "zeroq"):
+            made = _synthesize(job, recipe, seed, min(job.count, job.held_out), on_step)
+            if made.partial:
+                raise Cancelled
+            found[f"{recipe}, seed {seed}"] = ("held out", made.clamped)
+        if images is not None:
+            found[f"{images.recipe}, its own"] = ("calibrated on", StoredImages(images.images[: job.held_out]).clamped)
+    return {**found, _CONTROL: (_CONTROL, Noise(job.teacher.input, HELD_OUT, job.seed + 1, clipped=True))}
 
 
-def _warnings(teacher: Teacher, images: SyntheticSet) -> tuple[str, ...]:
-    if teacher.fingerprint in images.teachers:
+def _warnings(teacher: Teacher, images: SyntheticSet | None) -> tuple[str, ...]:
+    if images is None or teacher.fingerprint in images.teachers:
         return ()
-    return ("the images were made from another network than the one that was quantized",)
+    return (f"The images were made from another network ({_origin(images)}) than {teacher.name} ({_short(teacher)}).",)
+
+
+def _origin(images: SyntheticSet) -> str:
+    return " and ".join(fingerprint[:12] for fingerprint in images.teachers) or "nobody knows what"
+
+
+def _short(teacher: Teacher) -> str:
+    return teacher.fingerprint[:12]
 
 
 def _widths(spec: QuantizationSpec) -> tuple[str, ...]:
@@ -190,39 +254,57 @@ def _widths(spec: QuantizationSpec) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _synthesize(job: Job, seed: int, count: int, on_step: OnStep, checkpoint: Checkpoint | None = None) -> SyntheticSet:
+def _synthesize(
+    job: Job, recipe: str, seed: int, count: int, on_step: OnStep, checkpoint: Checkpoint | None = None
+) -> SyntheticSet:
+    """By the job's own recipe from its zoo; what another recipe makes to judge with, from the teacher alone."""
+    steps = {name: value for name, value in job.settings.items() if name == "steps"}
     return synthesize(
-        [job.teacher, *job.zoo],
-        job.recipe,
+        [job.teacher, *job.zoo] if recipe == job.recipe else job.teacher,
+        recipe,
         count=count,
         seed=seed,
         checkpoint=checkpoint,
         on_step=on_step,
-        **job.settings,
+        **(job.settings if recipe == job.recipe else steps),
     )
 
 
-def _quantize(job: Job, source: ImageSource, on_step: OnStep) -> CompressedModel:
+def _quantize(job: Job, source: ImageSource | None, on_step: OnStep) -> CompressedModel:
     return quantize(job.teacher, source, on_step=on_step, **vars(job.spec))
 
 
 def _judge(
-    name: str, runtime: OnnxModel, teacher: Teacher, judge: NamedData | None, held_out: StoredImages | None
+    name: str,
+    runtime: OnnxModel,
+    teacher: Teacher,
+    judge: NamedData | None,
+    judges: Mapping[str, tuple[Kind, ImageSource]],
 ) -> SourceRow:
-    """One calibration source's model, executed by onnxruntime."""
-    kind = name if name in ("noise", "clipped noise", "real") else "synthetic"
+    """One calibration source's model, executed by onnxruntime; without real data, the first judge's word counts."""
+    kind = name if name in ("noise", _CONTROL, "real") else "synthetic"
     if judge is not None:
         result = evaluate(runtime, judge, teacher=teacher)
         return SourceRow(name, kind, result.accuracy_interval, result.agreement_interval, result.sqnr)  # type: ignore[arg-type]
-    if held_out is None:
-        raise DataError("nothing to judge on: neither real images nor a held-out synthetic set")
+    _, held_out = next(iter(judges.values()))
     agreement, ratio = compare(runtime, teacher, held_out)
     return SourceRow(name, kind, None, agreement, ratio)  # type: ignore[arg-type]
 
 
+def _made(job: Job, images: SyntheticSet, recorder: "_Recorder") -> ImagesMade:
+    """What the report says of how the images were made."""
+    return replace(
+        recorder.summary(images),
+        recognised=_recognised((job.teacher, *job.zoo), images),
+        zoo=tuple(other.name for other in job.zoo if other.fingerprint in images.teachers),
+    )
+
+
 def _pictures(
-    teacher: Teacher, images: SyntheticSet, recorder: "_Recorder", sources: Mapping[str, ImageSource]
+    teacher: Teacher, images: SyntheticSet | None, recorder: "_Recorder", sources: Mapping[str, ImageSource]
 ) -> Pictures:
+    if images is None:
+        return Pictures(torch.zeros(0, *teacher.input.size), (), (), teacher.batch_norms, {})
     shown = images.images[:_SHOWN].clamp(0, 1)
     with torch.no_grad():
         named = teacher(shown.to(teacher.device)).argmax(1).tolist()

@@ -1,5 +1,6 @@
 """The promise of the embedded default, executed by onnxruntime: synthetic images calibrate as real ones do."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,72 @@ def test_images_of_another_size_are_refused_before_anything_is_written(tmp_path:
     with pytest.raises(DfqlabError, match=r"\(3, 32, 32\)|\(4, 3, 32, 32\)"):
         run(job, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def foreign() -> SyntheticSet:
+    return SyntheticSet(torch.rand(8, 1, 16, 16), recipe="zeroq", teachers=("f00d" * 16,))
+
+
+def test_a_set_of_another_network_is_refused_and_both_are_named(tmp_path: Path, foreign: SyntheticSet) -> None:
+    vgg = dfqlab.load_teacher("digits/vgg")
+    job = Job(vgg, dfqlab.QuantizationSpec(8, 8), "zeroq", 8, 0, images=foreign)
+    with pytest.raises(DfqlabError, match=rf"f00df00df00d.*digits/vgg' is {vgg.fingerprint[:12]}.*any_images"):
+        run(job, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_it_is_allowed_it_is_resized_and_the_report_warns(tmp_path: Path, foreign: SyntheticSet) -> None:
+    vgg = dfqlab.load_teacher("digits/vgg")
+    small = replace(foreign, images=foreign.images[..., :12, :12])
+    job = Job(
+        vgg, dfqlab.QuantizationSpec(8, 8), "zeroq", 8, 0, {"steps": 2}, images=small, any_images=True, held_out=8
+    )
+    report = run(job, tmp_path)
+    assert SyntheticSet.load(tmp_path / "images.safetensors").images.shape[1:] == vgg.input.size
+    assert any("f00df00df00d" in warning and "digits/vgg" in warning for warning in report.warnings)
+
+
+def test_judges_without_real_data_are_of_another_seed_and_another_recipe(tmp_path: Path) -> None:
+    job = Job(dfqlab.load_teacher("digits/vgg"), dfqlab.QuantizationSpec(4, 4), "zeroq", 8, 5, {"steps": 3}, held_out=8)
+    report = run(job, tmp_path)
+    assert [(j.judge, j.kind) for j in report.judgements] == [
+        ("zeroq, seed 6", "held out"),
+        ("dsg, seed 6", "held out"),
+        ("zeroq, its own", "calibrated on"),
+        ("clipped noise", "clipped noise"),
+        ("BatchNorm's Gaussians", "BatchNorm"),
+    ]
+    own = next(row for row in report.rows if row.source == "zeroq")
+    assert own.agreement == report.judgements[0].agreement
+
+
+def test_without_held_out_images_and_without_real_ones_nobody_can_judge(tmp_path: Path) -> None:
+    job = Job(dfqlab.load_teacher("digits/vgg"), dfqlab.QuantizationSpec(8, 8), "zeroq", 8, 0, held_out=0)
+    with pytest.raises(DfqlabError, match="nothing to judge with"):
+        run(job, tmp_path)
+
+
+def test_a_recipe_without_images_has_one_row_and_shows_none(tmp_path: Path) -> None:
+    spec = dfqlab.QuantizationSpec(8, 8, equalization="dfq", calibration="bn")
+    job = Job(dfqlab.load_teacher("digits/resnet"), spec, "dfq", 8, 0, {"steps": 3}, held_out=8)
+    report = run(job, tmp_path)
+    assert [row.source for row in report.rows] == ["dfq"]
+    assert report.images is None
+    assert not (tmp_path / "images.safetensors").exists()
+    assert "no image was looked at" in (tmp_path / "report.html").read_text()
+
+
+def test_a_rounding_that_learns_is_not_asked_of_noise_that_is_no_image() -> None:
+    teacher = dfqlab.load_teacher("digits/vgg")
+    images = SyntheticSet(torch.rand(8, 1, 16, 16), recipe="mixmix")
+    of = {
+        rounding: list(
+            pipeline._sources(Job(teacher, dfqlab.QuantizationSpec(rounding=rounding), "mixmix", 8, 0), images, None)
+        )
+        for rounding in ("nearest", "brecq")
+    }
+    assert of == {"nearest": ["noise", "clipped noise", "mixmix"], "brecq": ["clipped noise", "mixmix"]}
 
 
 def test_a_plan_that_another_version_wrote_is_told_as_it_stands() -> None:

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from dfqlab.images import StoredImages, SyntheticSet
 from dfqlab.pipeline import Job, run
 from dfqlab.progress import Cancelled, terminal_progress
 from dfqlab.recipes import synthesize
-from dfqlab.recipes.names import RECIPES
+from dfqlab.recipes.dfq import DFQ
+from dfqlab.recipes.names import RECIPES, WITHOUT_IMAGES
 from dfqlab.report import RunReport
 from dfqlab.synthesis.checkpointing import IMAGES_FILE, Checkpoint
 from dfqlab.synthesis.plan import missing_for_compile
@@ -33,25 +34,26 @@ from dfqlab_kernels import explain_backend
 
 def quantize(chosen: options.Quantize, command: str) -> None:
     """Teacher to model, ONNX file and report."""
-    spec = QuantizationSpec(
-        weights=chosen.weights,
-        activations=chosen.activations,
-        calibration=chosen.calibration,
-        equalization=chosen.equalization,
-        rounding=chosen.rounding,
-        layers=_layers(chosen.layers),
-        ends=chosen.ends,
-        mean_bits=chosen.mean_bits,
-        percentile=chosen.percentile,
-        reconstruction=Reconstruction(iterations=chosen.iterations, seed=chosen.seed),
-    )
-    _known_recipe(chosen.recipe)
+    _known_recipe(chosen.recipe, RECIPES | WITHOUT_IMAGES)
+    spec = _spec(chosen)
     checkpoint = _checkpoint(chosen)
     out, teacher = checkpoint.folder, _teacher(chosen)
     images = SyntheticSet.load(chosen.images) if chosen.images else None
     judge, real = _real_data(chosen, teacher, chosen.count if images is None else len(images))
     settings = {} if chosen.steps is None else {"steps": chosen.steps}
-    job = Job(teacher, spec, chosen.recipe, chosen.count, chosen.seed, settings, images, command, _zoo(chosen))
+    job = Job(
+        teacher,
+        spec,
+        chosen.recipe,
+        chosen.count,
+        chosen.seed,
+        settings,
+        images,
+        command,
+        _zoo(chosen),
+        held_out=chosen.held_out,
+        any_images=chosen.any_images,
+    )
     if chosen.overwrite:
         checkpoint.clear()  # when everything that is needed has been read
     try:
@@ -72,7 +74,7 @@ def quantize(chosen: options.Quantize, command: str) -> None:
 
 def synthesize_(chosen: options.Synthesize, command: str) -> None:
     """Teacher to images."""
-    _known_recipe(chosen.recipe)
+    _known_recipe(chosen.recipe, RECIPES)
     checkpoint = _checkpoint(chosen)
     zoo = [_teacher(chosen), *_zoo(chosen)]
     settings: dict[str, Any] = {} if chosen.steps is None else {"steps": chosen.steps}
@@ -171,6 +173,28 @@ def _zoo(chosen: options.Quantize | options.Synthesize) -> tuple[Teacher, ...]:
     return tuple(load_teacher(name, checkpoint=path or None, device=_device(chosen)) for name, _, path in named)
 
 
+def _spec(chosen: options.Quantize) -> QuantizationSpec:
+    """What the options say; where they say nothing, a recipe without images says its own."""
+    asked: dict[str, Any] = {
+        "calibration": chosen.calibration,
+        "equalization": chosen.equalization,
+        "rounding": chosen.rounding,
+    }
+    if chosen.recipe in WITHOUT_IMAGES and chosen.images is None:
+        asked = {name: value for name, value in asked.items() if value != getattr(options.Quantize, name)}
+        asked = {**DFQ.QUANTIZATION, **asked}
+    return QuantizationSpec(
+        weights=chosen.weights,
+        activations=chosen.activations,
+        layers=_layers(chosen.layers),
+        ends=chosen.ends,
+        mean_bits=chosen.mean_bits,
+        percentile=chosen.percentile,
+        reconstruction=Reconstruction(iterations=chosen.iterations, seed=chosen.seed),
+        **asked,
+    )
+
+
 def _layers(asked: str) -> dict[str, Widths]:
     """NAME=WEIGHTS/ACTIVATIONS, NAME=WEIGHTS or NAME=/ACTIVATIONS, with commas between."""
     found = {}
@@ -224,9 +248,9 @@ def _real_data(
     return judge, None
 
 
-def _known_recipe(name: str) -> None:
-    if name not in RECIPES:
-        raise ConfigurationError(f"unknown recipe {name!r}; {did_you_mean(name, RECIPES)}")
+def _known_recipe(name: str, recipes: Mapping[str, object]) -> None:
+    if name not in recipes:
+        raise ConfigurationError(f"unknown recipe {name!r}; {did_you_mean(name, recipes)}")
 
 
 def _check_directory(out: Path, *, may_hold_something: bool) -> None:

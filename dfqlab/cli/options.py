@@ -31,7 +31,7 @@ class Quantize(TeacherOptions):
     """Quantize a teacher without its data; write the model, an ONNX file and a report.
 
     Attributes:
-        recipe: how images are made: zeroq, knowledge_within, deepinversion, mixmix, dsg.
+        recipe: how images are made: zeroq, knowledge_within, deepinversion, mixmix, dsg; dfq needs none.
         zoo: more networks to make images from, NAME or NAME=CHECKPOINT with commas between; mixmix mixes them.
         count: how many images.
         steps: of the recipe; its own, if not given.
@@ -46,6 +46,9 @@ class Quantize(TeacherOptions):
         percentile: of calibration percentile, in per cent.
         iterations: of a rounding that learns, for each layer or block.
         images: a set of images made before (images.safetensors), instead of new ones.
+        any_images: that set may be one of another network or image size.
+        held_out: synthetic images of each set that judges and calibrates nothing, from another seed and another recipe;
+            0 makes none and leaves that section of the report out.
         eval: real images to judge with, never to learn from: digits, a folder, or an .npz with images and labels.
         real: real images to calibrate one row of the table with, for comparison; digits has its own.
         seed: of everything random.
@@ -70,6 +73,8 @@ class Quantize(TeacherOptions):
     percentile: float = 99.99
     iterations: int = 2000
     images: str | None = None
+    any_images: bool = False
+    held_out: int = 64
     eval: str | None = None
     real: str | None = None
     seed: int = 0

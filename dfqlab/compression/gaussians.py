@@ -1,7 +1,7 @@
 """What the Gaussians that BatchNorm keeps say of every tensor in the network, with no image at all."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
@@ -63,6 +63,11 @@ class ClippedNormal:
         square = square + (self.mean.square() + std.square()) * inside
         return mean, (square - mean.square()).clamp(min=0)
 
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Values of `count` images, (count, ...) in float64, every element by itself."""
+        noise = torch.randn(count, *self.mean.shape[1:], generator=generator, dtype=torch.float64)
+        return (self.mean + self.std * noise).clamp(self.low, self.high)
+
     def seen(self) -> Seen:
         """As if a great many images had been looked at: extremes six standard deviations away, and a histogram."""
         mean, std, low, high = (
@@ -106,6 +111,19 @@ def expected_inputs(prepared: PreparedNetwork) -> dict[str, Tensor]:
             if isinstance(value, ClippedNormal):
                 found[str(node.target)] = value.moments()[0]
     return found
+
+
+def sampled_inputs(prepared: PreparedNetwork, count: int, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    """What each weighted layer may read, (count, ...), by its path: draws from what BatchNorm remembers.
+
+    Layers behind an operation whose result is not known are left out.
+    """
+    follower = _Follower(prepared)
+    for node in prepared.graph.graph.nodes:
+        if node.op == "call_module" and str(node.target) in prepared.weights:
+            value, weight = follower.values[node.args[0]], prepared.weights[str(node.target)].weight
+            if isinstance(value, ClippedNormal):
+                yield str(node.target), value.draw(count, generator).to(weight)
 
 
 class _Follower:

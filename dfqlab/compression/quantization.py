@@ -76,7 +76,7 @@ def quantize(
     chosen = {"calibration": calibration, "equalization": equalization, "rounding": rounding}
     spec = QuantizationSpec(weights, activations, **chosen, **more)  # type: ignore[arg-type]
     source = None if images is None else as_source(images, teacher.input)
-    learns = spec.rounding not in ("nearest", "squant") or spec.mean_bits is not None or spec.corrects == "empirical"
+    learns = spec.learns_rounding or spec.mean_bits is not None or spec.corrects == "empirical"
     if source is not None and learns:
         _check_first(source, teacher)
     prepared = prepare(teacher, spec)

@@ -205,11 +205,16 @@ class QuantizationSpec:
         return own if own in get_args(WeightCalibration) else "mse"  # type: ignore[return-value]
 
     @property
+    def learns_rounding(self) -> bool:
+        """Whether the rounding is learned from images, which takes its time."""
+        return self.rounding not in ("nearest", "squant")
+
+    @property
     def corrects(self) -> BiasCorrection:
         """How biases are corrected."""
         if self.bias_correction is not None:
             return self.bias_correction
-        return "analytic" if self.equalization == "dfq" and self.rounding in ("nearest", "squant") else "none"
+        return "analytic" if self.equalization == "dfq" and not self.learns_rounding else "none"
 
     @property
     def label(self) -> str:

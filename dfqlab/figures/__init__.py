@@ -5,7 +5,7 @@ from dfqlab.figures.diversity import activation_densities, projection_panels, sa
 from dfqlab.figures.dots import accuracy_by_source
 from dfqlab.figures.grids import matrix_view, number_line
 from dfqlab.figures.inversion import image_rows, inversion_progress
-from dfqlab.figures.lines import batch_norm_view, loss_curve
+from dfqlab.figures.lines import batch_norm_view, layer_errors, loss_curve
 from dfqlab.figures.memory import layer_statistics, running_statistic, value_ranges
 from dfqlab.figures.mixing import mixing_rows
 from dfqlab.figures.opinions import mixed_opinions
@@ -29,6 +29,7 @@ __all__ = [
     "image_grid",
     "image_rows",
     "inversion_progress",
+    "layer_errors",
     "layer_statistics",
     "loss_curve",
     "matrix_view",

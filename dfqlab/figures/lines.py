@@ -68,23 +68,53 @@ def batch_norm_view(
     Raises:
         DataError: no layers, no sources, or not a distance for each layer.
     """
-    _require(distances, len(layers), "layers")
+    figure, axes = _by_layer(layers, distances, title or median_sentence(distances, of="layer"))
+    axes.set_ylabel("distance from what is\nremembered (std)")
+    fit_scale(axes, distances)
+    name_ends(figure, axes, range(len(layers)), distances, {source: color_of(source) for source in distances})
+    return figure
+
+
+@style()
+def layer_errors(judgements: Mapping[str, Mapping[str, float]], *, title: str | None = None) -> Figure:
+    """What each layer of a quantized network loses by itself, as several judges see it.
+
+    Args:
+        judgements: SQNR in dB by layer (module paths in forward order), by judge; a judge may leave layers out.
+        title: a sentence that says what to see; tells the worst layer of the first judge if None.
+
+    Raises:
+        DataError: no judges, or no layers.
+    """
+    layers = list(dict.fromkeys(layer for by_layer in judgements.values() for layer in by_layer))
+    lines = {judge: [found.get(layer, math.nan) for layer in layers] for judge, found in judgements.items()}
+    _require(lines, len(layers), "layers")
+    judge, first = next(iter(judgements.items()))
+    worst = min(first or {layers[0]: math.nan}, key=lambda layer: first.get(layer, math.nan))
+    figure, axes = _by_layer(layers, lines, title or f"The layer {worst} loses most by itself, says {judge}")
+    axes.set_ylabel("signal to quantization\nnoise, a layer alone (dB)")
+    fit_scale(axes, lines)
+    name_ends(figure, axes, range(len(layers)), lines, {judge: color_of(judge) for judge in lines})
+    return figure
+
+
+def _by_layer(layers: Sequence[str], lines: Mapping[str, Sequence[float]], title: str) -> tuple[Figure, Axes]:
+    """A line for each name over the layers of a network."""
+    _require(lines, len(layers), "layers")
     figure, axes = canvas(4.4)
-    set_title(figure, title or median_sentence(distances, of="layer"))
-    positions = range(len(layers))
-    for source, line in distances.items():
-        color, marker = color_of(source), "o" if len(layers) <= 24 else ""
+    set_title(figure, title)
+    for name, line in lines.items():
+        color, marker = color_of(name), "o" if len(layers) <= 24 else ""
         below = color == COLORS["real"]  # where nothing is between them, the recipe is seen
-        axes.plot(positions, _finite(line), color=color, marker=marker, markersize=5, zorder=2.0 if below else 2.1)
+        axes.plot(
+            range(len(layers)), _finite(line), color=color, marker=marker, markersize=5, zorder=2.0 if below else 2.1
+        )
     named = evenly(len(layers), _NAMED_LAYERS)
     axes.set_xticks(named, [_tail(layers[index]) for index in named], rotation=32, ha="right", rotation_mode="anchor")
     axes.tick_params(axis="x", labelsize="small")
     axes.set_xlim(-0.3, len(layers) - 0.7)
-    axes.set_ylabel("distance from what is\nremembered (std)")
     axes.grid(visible=False, axis="x")
-    fit_scale(axes, distances)
-    name_ends(figure, axes, positions, distances, {source: color_of(source) for source in distances})
-    return figure
+    return figure, axes
 
 
 def _require(lines: Mapping[str, Sequence[float]], length: int, of: str) -> None:

@@ -1,7 +1,7 @@
 """Numbers that judge: intervals, distances, and what images are: diverse or homogeneous, recognised or not."""
 
 from dfqlab.measures.activations import channel_activations, sample_statistics
-from dfqlab.measures.distances import batch_norm_distance, sqnr
+from dfqlab.measures.distances import batch_norm_distance, decibels, sqnr
 from dfqlab.measures.diversity import (
     StatisticsVariance,
     gaussian_distance,
@@ -38,6 +38,7 @@ __all__ = [
     "alignment_of",
     "batch_norm_distance",
     "channel_activations",
+    "decibels",
     "gaussian_distance",
     "inception_score",
     "inception_score_of",

@@ -19,7 +19,15 @@ def sqnr(reference: Float[Tensor, "*shape"], other: Float[Tensor, "*shape"]) -> 
     20.0
     """
     signal = float(reference.double().square().sum())
-    noise = float((reference.double() - other.double()).square().sum())
+    return decibels(signal, float((reference.double() - other.double()).square().sum()))
+
+
+def decibels(signal: float, noise: float) -> float:
+    """The ratio of two powers in dB, kept as `sqnr` says.
+
+    >>> decibels(100.0, 1.0), decibels(1.0, 0.0)
+    (20.0, 200.0)
+    """
     if noise == 0:
         return 200.0
     if signal == 0 or not math.isfinite(noise):

@@ -1,7 +1,9 @@
 """Data-Free Quantization (Nagel et al. 2019, ICCV): no image at all."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from dfqlab.compression.model import CompressedModel
 from dfqlab.compression.quantization import quantize
@@ -17,13 +19,16 @@ class DFQ:
     a layer, as in the paper.
     """
 
-    def compress(self, teacher: Teacher, images: ImageSource | None = None, **how: Any) -> CompressedModel:
-        """Equalize, absorb, take ranges from BatchNorm, round to nearest, correct biases. No image is looked at."""
-        paper: dict[str, Any] = {
+    QUANTIZATION: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {
             "equalization": "dfq",
             "calibration": "bn",
             "weight_calibration": "minmax",
             "bias_correction": "analytic",
             "granularity": "per_tensor",
         }
-        return quantize(teacher, None, **paper | how)
+    )
+
+    def compress(self, teacher: Teacher, images: ImageSource | None = None, **how: Any) -> CompressedModel:
+        """Equalize, absorb, take ranges from BatchNorm, round to nearest, correct biases. No image is looked at."""
+        return quantize(teacher, None, **{**self.QUANTIZATION, **how})

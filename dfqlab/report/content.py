@@ -11,12 +11,15 @@ from dfqlab.compression.insertion import PlacementRow
 from dfqlab.deployment.certificate import Certificate, LayerCheck
 from dfqlab.evaluation import Latency
 from dfqlab.measures import Interval
+from dfqlab.trust import Belief, Judgement, disagreements
 
 __all__ = [
+    "Belief",
     "CertificateSummary",
     "Diversity",
     "ImagesMade",
     "Interval",
+    "Judgement",
     "Latency",
     "LayerCheck",
     "Pictures",
@@ -177,12 +180,15 @@ class RunReport:
         teacher_accuracy: None without real data.
         rows: one for each source of calibration images.
         used: the source, by its name in the rows, that the model on the disk was calibrated with.
-        sizes, latency, certificate, images, pictures, placement: the page's sections.
+        sizes, latency, certificate, images, pictures, placement: the page's sections; no images where the recipe looks
+            at none.
         command: reproduces the run.
         versions: of the software, by name.
         warnings: what a reader should know of this run.
         diversity: one for each source of calibration images; empty where the network has no BatchNorm layer.
         diversity_layer: the BatchNorm layer of their `gaussian_distance`.
+        judgements: what judges without real data say of the model on the disk.
+        beliefs: what such judgements were worth on networks whose data is known.
     """
 
     teacher: str
@@ -204,7 +210,7 @@ class RunReport:
     sizes: Sizes
     latency: Latency | None
     certificate: CertificateSummary | None
-    images: ImagesMade
+    images: ImagesMade | None
     pictures: Pictures
     placement: tuple[PlacementRow, ...]
     command: str
@@ -212,11 +218,18 @@ class RunReport:
     warnings: tuple[str, ...]
     diversity: tuple[Diversity, ...] = ()
     diversity_layer: str = ""
+    judgements: tuple[Judgement, ...] = ()
+    beliefs: tuple[Belief, ...] = ()
 
     @property
     def shipped(self) -> SourceRow | None:
         """The row of the model on the disk."""
         return next((row for row in self.rows if row.source == self.used), None)
+
+    @property
+    def contradictions(self) -> tuple[str, ...]:
+        """Where the judges contradict each other."""
+        return disagreements(self.judgements)
 
     @property
     def sentence(self) -> str:

@@ -65,8 +65,16 @@ def render(content: RunReport) -> str:
 
 def _figures(content: RunReport) -> dict[str, Shown]:
     """The figures that there is something for, by name."""
-    recipe, pictures = content.images.recipe, content.pictures
+    return _of_images(content) | _of_layers(content) | _dots(content)
+
+
+def _of_images(content: RunReport) -> dict[str, Shown]:
+    """The images, and how they came about."""
+    images, pictures = content.images, content.pictures
     shown: dict[str, Shown] = {}
+    if images is None:
+        return shown
+    recipe = images.recipe
     if pictures.snapshots:
         rows, last = len(pictures.snapshots[0][1]), pictures.snapshots[-1][0]
         title = f"{recipe} makes images out of noise, in {last:,} steps"
@@ -74,16 +82,22 @@ def _figures(content: RunReport) -> dict[str, Shown]:
         shown["life"] = _shown(figure, f"{rows} images at {len(pictures.snapshots)} steps: {title}.")
     if len(pictures.images):
         few = min(_SHOWN, len(pictures.images))
-        origin = content.images.made_from(content.teacher)
-        title = f"{few} of the {content.images.count:,} images that {recipe} made from {origin}"
+        origin = images.made_from(content.teacher)
+        title = f"{few} of the {images.count:,} images that {recipe} made from {origin}"
         figure = figures.image_grid(pictures.images[:few], pictures.captions[:few], title=title)
         shown["grid"] = _shown(figure, f"{title}. Captions: {', '.join(pictures.captions[:few])}.")
-    if len(content.images.loss_curve) > 1:
-        steps, losses = zip(*content.images.loss_curve, strict=True)
+    if len(images.loss_curve) > 1:
+        steps, losses = zip(*images.loss_curve, strict=True)
         figure = figures.loss_curve(steps, {"loss": losses}, source=recipe)
         shown["loss"] = _shown(
             figure, f"The loss by step, from {wording.loss(losses[0])} to {wording.loss(losses[-1])}."
         )
+    return shown
+
+
+def _of_layers(content: RunReport) -> dict[str, Shown]:
+    """What BatchNorm layers saw of each source, and what each layer loses by what judges say."""
+    pictures, shown = content.pictures, dict[str, Shown]()
     if pictures.bn_layers and pictures.bn_distances:
         names = {row.source: row.label for row in content.rows}
         distances = {names.get(source, source): line for source, line in pictures.bn_distances.items()}
@@ -91,7 +105,12 @@ def _figures(content: RunReport) -> dict[str, Shown]:
         shown["batch_norms"] = _shown(
             figure, f"Distances from what {len(pictures.bn_layers)} BatchNorm layers remember: {', '.join(distances)}."
         )
-    return shown | _dots(content)
+    judgements = {j.judge: j.layers for j in content.judgements if j.layers and j.kind != "calibrated on"}
+    if judgements:
+        figure = figures.layer_errors(judgements)
+        worst = "; ".join(f"{j.judge}: {j.worst_layer}" for j in content.judgements if j.layers)
+        shown["layers"] = _shown(figure, f"SQNR of each layer by judge. The worst layer by {worst}.")
+    return shown
 
 
 def _dots(content: RunReport) -> dict[str, Shown]:

@@ -15,6 +15,7 @@ def record(content: RunReport) -> dict[str, Any]:
     facts = {field.name: getattr(content, field.name) for field in dataclasses.fields(content)}
     pictures = facts.pop("pictures")
     facts["batch_norms"] = {"layers": pictures.bn_layers, "distances": pictures.bn_distances}
+    facts["contradictions"] = content.contradictions
     return {"format": FORMAT, "sentence": content.sentence, **{name: _plain(value) for name, value in facts.items()}}
 
 
