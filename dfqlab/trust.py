@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -185,18 +184,20 @@ def disagreements(judgements: tuple[Judgement, ...]) -> tuple[str, ...]:
                 f"Held-out images contradict each other: on {high.judge} the model agrees with its teacher on "
                 f"{high.agreement}, on {low.judge} on {low.agreement}. Believe the lower one."
             )
-    others = [j for j in judgements if j.kind in ("calibrated on", "clipped noise") and j.agreement is not None]
-    for one, held in product(others, held_out):
-        if one.kind == "calibrated on" and one.sqnr is not None and held.sqnr is not None:
-            if one.sqnr - held.sqnr > _APART / 2:
-                found.append(
-                    f"On the images that it was calibrated with, logits have {one.sqnr:.1f} dB, on {held.judge} "
-                    f"{held.sqnr:.1f} dB: the error on calibration images flatters."
-                )
-        elif _share(one).low > _share(held).high:
+    own, noise = (next((j for j in judgements if j.kind == kind), None) for kind in ("calibrated on", "clipped noise"))
+    if own is not None and held_out:
+        lowest = min(held_out, key=_ratio)
+        if _ratio(own) - _ratio(lowest) > _APART / 2:
             found.append(
-                f"Noise praises the model more ({one.agreement}) than {held.judge} ({held.agreement}): how a model "
-                "does on noise says nothing of images."
+                f"On the images that it was calibrated with, logits have {own.sqnr:.1f} dB, on {lowest.judge} "
+                f"{lowest.sqnr:.1f} dB: the error on calibration images flatters."
+            )
+    if noise is not None and held_out:
+        lowest = min(held_out, key=lambda j: _share(j).value)
+        if _share(noise).low > _share(lowest).high:
+            found.append(
+                f"Noise praises the model more ({noise.agreement}) than {lowest.judge} ({lowest.agreement}): how a "
+                "model does on noise says nothing of images."
             )
     normal = next((j for j in judgements if j.kind == "BatchNorm"), None)
     return (*found, *_apart(held_out, normal))
@@ -205,6 +206,11 @@ def disagreements(judgements: tuple[Judgement, ...]) -> tuple[str, ...]:
 def _share(judgement: Judgement) -> Interval:
     assert judgement.agreement is not None
     return judgement.agreement
+
+
+def _ratio(judgement: Judgement) -> float:
+    assert judgement.sqnr is not None
+    return judgement.sqnr
 
 
 def _apart(held_out: list[Judgement], normal: Judgement | None) -> tuple[str, ...]:

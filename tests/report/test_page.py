@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from dfqlab.errors import DataError, OutputError
+from dfqlab.measures import Interval
 from dfqlab.report import Pictures, RunReport, write_report
 from dfqlab.report.page import render
 from dfqlab.report.record import record
+from dfqlab.trust import Belief, Judgement
 
 VOID = {"meta", "link", "img", "br", "hr"}
 HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}"
@@ -130,6 +132,30 @@ def _hostile(value: Any) -> Any:
     if isinstance(value, dict):
         return {HOSTILE + str(key): _hostile(item) for key, item in value.items()}
     return HOSTILE if isinstance(value, str) else value
+
+
+def test_judges_without_real_data_stand_side_by_side_with_what_they_contradict(content: RunReport) -> None:
+    judged = replace(
+        content,
+        judgements=(
+            Judgement("zeroq, seed 6", "held out", Interval(0.951, 0.93, 0.962), 18.25, {"stem": 21.75, "head": 17.5}),
+            Judgement("dsg, seed 6", "held out", Interval(0.703, 0.68, 0.721), 12.5, {"stem": 20.5, "head": 16.25}),
+            Judgement("BatchNorm's Gaussians", "BatchNorm", None, None, {"stem": 20.25, "head": 16.75}),
+        ),
+        beliefs=(Belief("cifar10/resnet20", "W4A4", 24, Interval(0.31, -0.13, 0.64), 5000),),
+    )
+    text = " ".join(" ".join(Page(render(judged)).words).split()).replace("\u00a0", " ")
+    for found in (
+        "95.1 % [93.0, 96.2]",
+        "70.3 % [68.0, 72.1]",
+        "18.2 dB",
+        "17.5 dB",
+        "16.8 dB",
+        "Believe the lower one",
+    ):
+        assert found in text
+    assert "0.31 [-0.13, 0.64]; such an estimate is not to be believed" in text
+    assert "What to believe" not in render(content)
 
 
 def test_a_partial_set_is_told_at_the_top(content: RunReport) -> None:
