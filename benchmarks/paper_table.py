@@ -131,12 +131,14 @@ class PaperTable:
         recipes: those that it uses.
         learns: whether roundings learn from its images: then a set has as many as that takes.
         many: whether it has as many although none does.
+        one_seed: whether it has images of the zoo's first seed alone.
     """
 
     measure: Callable[[Run], None]
     recipes: tuple[str, ...]
     learns: bool = False
     many: bool = False
+    one_seed: bool = False
 
 
 def make(paper: str, tables: Mapping[str, PaperTable], arguments: list[str] | None = None) -> None:
@@ -159,6 +161,7 @@ def make(paper: str, tables: Mapping[str, PaperTable], arguments: list[str] | No
 def begin(paper: str, name: str, table: PaperTable, size: Size, networks: Zoo, only: str | None = None) -> Run:
     """A run of a table, with what its results file has."""
     size = replace(size, count=size.to_learn) if table.learns or table.many else size
+    networks = replace(networks, seeds=networks.seeds[:1]) if table.one_seed else networks
     steps = {recipe: {"steps": size.steps[recipe]} if recipe in size.steps else {} for recipe in table.recipes}
     return Run(
         results_folder(RESULTS) / f"{paper}_{name}_{networks.name}_{size.name}.json",

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 from benchmarks.markdown import listed, table
@@ -11,7 +12,7 @@ from benchmarks.paper_pages import Page, Result
 MEASURES = {"agreement": "agreement with the teacher", "sqnr": "SQNR of logits", "layers": "mean SQNR of layers"}
 _REPORTED = ("zeroq", "agreement")  # what a report without real data says first
 _LEAST = 12  # points
-_Z95 = 1.959963984540054
+_Z95 = NormalDist().inv_cdf(0.975)
 BELIEFS = Path(__file__).parent.parent / "dfqlab" / "trust.json"
 
 
@@ -23,7 +24,7 @@ def ranking(result: Result) -> str:
         f"of what a judge says with accuracy on {result['test_images']:,} real images, with its 95 % interval "
         f"(Fisher's z, standard error of Bonett and Wright 2000). Each judge has {result['judging_images']} images, "
         "none of which calibrated anything; BatchNorm's Gaussians have none. A report without real data leads with "
-        "the agreement on zeroq's images of another seed: the first number here. One seed."
+        "the agreement on zeroq's images of another seed: the first number here."
     ]
     for target in _targets(result):
         rows = _rows(result, target)
@@ -40,7 +41,7 @@ def ranking(result: Result) -> str:
 
 
 def beliefs(folder: Path) -> list[dict[str, Any]]:
-    """Of every complete network, what `dfqlab.trust.Belief` holds."""
+    """Of every network with enough rows, what `dfqlab.trust.Belief` holds."""
     found = []
     for path in sorted(folder.glob("trust_ranking_*_cpu.json")):
         result = json.loads(path.read_text())

@@ -12,8 +12,7 @@ from statistics import fmean
 
 import torch
 
-import dfqlab
-from benchmarks.accuracy import label, right, saturates, summary
+from benchmarks.accuracy import label, quantized, right, summary
 from benchmarks.image_sets import ImageSets
 from benchmarks.paper_table import PaperTable, Row, Run, make
 from benchmarks.sources import Source, made, references
@@ -51,11 +50,8 @@ def _sources(run: Run, target: str) -> dict[str, Source]:
 
 def _judged(run: Run, target: str, source: Source, rule: str, rounding: str) -> Row:
     teacher = run.zoo.networks[target]
-    model = dfqlab.quantize(
-        teacher, source(0), weights=WIDTH[0], activations=WIDTH[1], calibration=rule, rounding=rounding
-    )
-    by_torch = saturates(WIDTH)
-    runtime = model if by_torch else OnnxModel.of(model, threads=torch.get_num_threads())
+    model = quantized(teacher, source(run.zoo.seeds[0]), WIDTH, rule, rounding=rounding)
+    runtime = OnnxModel.of(model, threads=torch.get_num_threads())
     judgements = judge(model, teacher, _judges(run, target), runtime=runtime)
     return {
         "accuracy": summary([right(runtime, run.zoo.test)]),
@@ -81,7 +77,7 @@ def _judges(run: Run, target: str) -> dict[str, tuple[Kind, ImageSource]]:
     return {**made_ones, "clipped noise": ("clipped noise", run.zoo.noise(HELD_OUT, JUDGING_SEED, clipped=True))}
 
 
-TABLES = {"ranking": PaperTable(ranking, ("zeroq", "dsg"))}
+TABLES = {"ranking": PaperTable(ranking, ("zeroq", "dsg"), one_seed=True)}
 
 if __name__ == "__main__":
     make("trust", TABLES)

@@ -232,7 +232,6 @@ def _apart(held_out: list[Judgement], normal: Judgement | None) -> tuple[str, ..
 
 @cache
 def beliefs() -> tuple[Belief, ...]:
-    """What such estimates were worth on networks whose data is known, as `python -m benchmarks.trust` measured it."""
-    path = Path(__file__).with_name("trust.json")
-    found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    """What such estimates were worth on networks whose data is known, from `python -m benchmarks.trust_tables`."""
+    found: list[dict[str, Any]] = json.loads(Path(__file__).with_name("trust.json").read_text())
     return tuple(Belief(**{**one, "correlation": Interval(**one["correlation"])}) for one in found)

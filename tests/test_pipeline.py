@@ -13,6 +13,7 @@ from dfqlab.errors import DfqlabError
 from dfqlab.images import ImageSource, Noise, StoredImages, SyntheticSet
 from dfqlab.measures import paired_difference
 from dfqlab.pipeline import Job, run
+from dfqlab.pipeline.recorder import plan_in_words
 from dfqlab.teachers.names import DEFAULT_TEACHER
 
 pytestmark = pytest.mark.traces
@@ -151,5 +152,5 @@ def test_a_rounding_that_learns_is_not_asked_of_noise_that_is_no_image() -> None
 
 def test_a_plan_that_another_version_wrote_is_told_as_it_stands() -> None:
     old = {"batch_size": 128, "dtype": "float32", "compiled": False, "note": ""}
-    assert pipeline._plan_in_words(old) == "batch_size 128, dtype float32, compiled False"
-    assert pipeline._plan_in_words({}) == ""
+    assert plan_in_words(old) == "batch_size 128, dtype float32, compiled False"
+    assert plan_in_words({}) == ""

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from dfqlab.errors import DataError
-from dfqlab.figures import batch_norm_view, loss_curve, to_png
+from dfqlab.figures import batch_norm_view, layer_errors, loss_curve, to_png
 
 LAYERS = [f"features.{i // 3}.conv.{i % 3}.1" for i in range(52)]
 
@@ -103,3 +103,13 @@ def test_lines_of_another_length_are_refused() -> None:
         batch_norm_view([], {})
     with pytest.raises(DataError, match="nothing to draw"):
         loss_curve([], {"loss": []})
+
+
+def test_the_layer_that_loses_most_is_named_and_a_judge_may_leave_layers_out() -> None:
+    judgements = {"zeroq, seed 1": {"stem": 21.0, "head": 14.0}, "dsg, seed 1": {"stem": 20.0}}
+    figure = layer_errors(judgements)
+    assert "head loses most by itself, says zeroq, seed 1" in figure.get_suptitle()
+    by_judge = [line.get_ydata() for line in figure.axes[0].lines[:2]]
+    assert list(by_judge[0]) == [21.0, 14.0]
+    assert by_judge[1][0] == 20.0
+    assert math.isnan(by_judge[1][1])

@@ -1,17 +1,13 @@
 """The main job: from a teacher alone to a model that runs, and a report that says how well."""
 
 import platform
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from dfqlab.checkpoints import write_bytes
 from dfqlab.compression.insertion import prepare
@@ -23,30 +19,19 @@ from dfqlab.deployment.export import to_onnx
 from dfqlab.errors import ConfigurationError, DataError
 from dfqlab.evaluation import LabelledBatches, compare, evaluate, latency
 from dfqlab.images import ImageSource, Noise, StoredImages, SyntheticSet
-from dfqlab.measures import (
-    Interval,
-    batch_norm_distance,
-    gaussian_distance,
-    recognition,
-    similarity_index,
-    statistics_variance,
-    wilson,
-)
+from dfqlab.pipeline import looks
+from dfqlab.pipeline.recorder import Recorder
 from dfqlab.progress import Cancelled, OnStep, Step, ignore
 from dfqlab.recipes import synthesize
 from dfqlab.recipes.names import RECIPES, WITHOUT_IMAGES
-from dfqlab.report import CertificateSummary, Diversity, ImagesMade, Pictures, RunReport, Sizes, SourceRow, write_report
-from dfqlab.statistics import ObservedTeacher, remembered
+from dfqlab.report import CertificateSummary, ImagesMade, RunReport, Sizes, SourceRow, write_report
 from dfqlab.synthesis.checkpointing import IMAGES_FILE, Checkpoint
-from dfqlab.synthesis.plan import BATCH_SIZE, Plan
+from dfqlab.synthesis.plan import BATCH_SIZE
 from dfqlab.teachers import Teacher
 from dfqlab.trust import HELD_OUT, Kind, beliefs
 from dfqlab.trust import judge as ask
 
 ONNX_FILE = "model.onnx"
-_SHOWN = 24
-_WATCHED = 6
-_SNAPSHOTS = (1, 10, 30, 100, 250)
 _CONTROL: Literal["clipped noise"] = "clipped noise"
 
 
@@ -118,7 +103,7 @@ def run(
     if judge is None and not job.held_out:
         raise ConfigurationError("nothing to judge with: neither real images nor, with held_out=0, synthetic ones")
     prepare(job.teacher, job.spec)  # what cannot be placed is refused before hours of work
-    teacher, recorder = job.teacher, _Recorder(on_step, batches=-(-job.count // BATCH_SIZE))
+    teacher, recorder = job.teacher, Recorder(on_step, batches=-(-job.count // BATCH_SIZE))
     images = _images(job, out, recorder, checkpoint)
     used = job.recipe if images is None else images.recipe
     sources = _sources(job, images, real)
@@ -129,10 +114,11 @@ def run(
     write_bytes(out / ONNX_FILE, exported[used].SerializeToString(deterministic=True))
     judges = _judges(job, images, on_step)
     original, quantized = (OnnxModel(proto, threads=1) for proto in (to_onnx(teacher), exported[used]))
+    runtimes = {name: OnnxModel(proto) for name, proto in exported.items()}
     rows = []
-    for index, (name, proto) in enumerate(exported.items(), 1):
-        rows.append(_judge(name, OnnxModel(proto), teacher, judge, judges))
-        on_step(Step("judge", index, len(exported)))
+    for index, (name, runtime) in enumerate(runtimes.items(), 1):
+        rows.append(_judge(name, runtime, teacher, judge, judges))
+        on_step(Step("judge", index, len(runtimes)))
     shown = images or judges[_CONTROL][1]
     seen = {name: source for name, source in sources.items() if source is not None}
     report = RunReport(
@@ -146,19 +132,19 @@ def run(
         latency=latency(original, quantized, next(shown.batches(1)).images.clamp(0, 1)),
         certificate=CertificateSummary.of(certify(model, shown, exported=exported[used])),
         images=None if images is None else _made(job, images, recorder),
-        pictures=_pictures(teacher, images, recorder, seen),
+        pictures=looks.pictures(teacher, images, recorder, seen),
         placement=model.table,
         warnings=(*_warnings(teacher, images), *_widths(job.spec)),
-        diversity=_diversity(teacher, seen),
-        diversity_layer=_middle(teacher),
-        judgements=ask(model, teacher, judges, runtime=OnnxModel(exported[used])) if job.held_out else (),
+        diversity=looks.diversity(teacher, seen),
+        diversity_layer=looks.middle(teacher),
+        judgements=ask(model, teacher, judges, runtime=runtimes[used]) if job.held_out else (),
         beliefs=beliefs(),
     )
     write_report(report, out)
     return report
 
 
-def _images(job: Job, out: Path, recorder: "_Recorder", checkpoint: Checkpoint | None) -> SyntheticSet | None:
+def _images(job: Job, out: Path, recorder: Recorder, checkpoint: Checkpoint | None) -> SyntheticSet | None:
     """What calibrates: the set that was given, or one that is made now; None where the recipe looks at none.
 
     Raises:
@@ -184,7 +170,9 @@ def _fitting(job: Job, images: SyntheticSet) -> SyntheticSet:
     teacher, size = job.teacher, tuple(images.images.shape[1:])
     other = f"the set was made by {images.recipe} from {_origin(images)}"
     allow = "make a set for this network, or allow it: any_images"
-    if size != teacher.input.size and (size[0] != teacher.input.size[0] or not job.any_images):
+    if size[0] != teacher.input.size[0]:
+        raise DataError(f"{other}, its images are {size}, and {teacher.name!r} takes {teacher.input.size}")
+    if size != teacher.input.size and not job.any_images:
         raise DataError(f"{other}, its images are {size}, and {teacher.name!r} takes {teacher.input.size}: {allow}")
     if teacher.fingerprint not in images.teachers and not job.any_images:
         raise DataError(f"{other}, and {teacher.name!r} is {_short(teacher)}: {allow}")
@@ -291,69 +279,13 @@ def _judge(
     return SourceRow(name, kind, None, agreement, ratio)  # type: ignore[arg-type]
 
 
-def _made(job: Job, images: SyntheticSet, recorder: "_Recorder") -> ImagesMade:
+def _made(job: Job, images: SyntheticSet, recorder: Recorder) -> ImagesMade:
     """What the report says of how the images were made."""
     return replace(
         recorder.summary(images),
-        recognised=_recognised((job.teacher, *job.zoo), images),
+        recognised=looks.recognised((job.teacher, *job.zoo), images),
         zoo=tuple(other.name for other in job.zoo if other.fingerprint in images.teachers),
     )
-
-
-def _pictures(
-    teacher: Teacher, images: SyntheticSet | None, recorder: "_Recorder", sources: Mapping[str, ImageSource]
-) -> Pictures:
-    if images is None:
-        return Pictures(torch.zeros(0, *teacher.input.size), (), (), teacher.batch_norms, {})
-    shown = images.images[:_SHOWN].clamp(0, 1)
-    with torch.no_grad():
-        named = teacher(shown.to(teacher.device)).argmax(1).tolist()
-        distances = _distances(teacher, sources) if teacher.batch_norms else {}
-    return Pictures(
-        images=shown,
-        captions=tuple(f"taken for {teacher.classes[index]}" for index in named),
-        snapshots=recorder.snapshots_until(images),
-        bn_layers=teacher.batch_norms,
-        bn_distances=distances,
-    )
-
-
-def _distances(teacher: Teacher, sources: Mapping[str, ImageSource]) -> dict[str, tuple[float, ...]]:
-    """How far each source moves the BatchNorm layers from what they remember."""
-    observed, memory = ObservedTeacher(teacher), remembered(teacher)
-    batches = {name: next(source.batches(BATCH_SIZE)).images.to(teacher.device) for name, source in sources.items()}
-    return {
-        name: tuple(batch_norm_distance(observed(batch).statistics, memory).values()) for name, batch in batches.items()
-    }
-
-
-def _diversity(teacher: Teacher, sources: Mapping[str, ImageSource]) -> tuple[Diversity, ...]:
-    """How diverse a batch of each source is inside the teacher."""
-    if not teacher.batch_norms:
-        return ()
-    found = []
-    for name, source in sources.items():
-        images = next(source.batches(BATCH_SIZE)).images
-        spread = statistics_variance(teacher, images).values()
-        distance = gaussian_distance(teacher, images, [_middle(teacher)])
-        similarity = similarity_index(teacher.input.normalize(images)) if len(images) > 1 else 1.0
-        means, stds = (fmean(getattr(s, f"{of}_variance") for s in spread) for of in ("mean", "std"))
-        found.append(Diversity(name, distance[_middle(teacher)], means, stds, similarity))
-    return tuple(found)
-
-
-def _middle(teacher: Teacher) -> str:
-    """One BatchNorm layer to speak for the network."""
-    return teacher.batch_norms[len(teacher.batch_norms) // 2] if teacher.batch_norms else ""
-
-
-def _recognised(zoo: Sequence[Teacher], images: SyntheticSet) -> dict[str, Interval]:
-    """Who takes the images for the class that they were made for; networks of another input size are not asked."""
-    if images.labels is None:
-        return {}
-    asked = {teacher.name: teacher for teacher in reversed(zoo) if teacher.input.size == images.images.shape[1:]}
-    found = recognition(list(asked.values())[::-1], images)
-    return {name: wilson(round(share * found.count), found.count) for name, share in found.accuracy.items()}
 
 
 def _about(job: Job) -> dict[str, Any]:
@@ -374,54 +306,3 @@ def _about(job: Job) -> dict[str, Any]:
         "command": job.command,
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
     }
-
-
-class _Recorder:
-    """Passes steps on, and keeps what the report shows of them: losses, and the first batch as it comes to life."""
-
-    def __init__(self, on_step: OnStep, batches: int) -> None:
-        self.on_step = on_step
-        self.batches = batches
-        self.losses: list[tuple[int, float]] = []
-        self.snapshots: list[tuple[int, Tensor]] = []
-        self.seconds = 0.0
-        self.started = time.perf_counter()
-
-    def __call__(self, step: Step) -> None:
-        self.seconds = time.perf_counter() - self.started
-        steps = step.total // self.batches
-        if "loss" in step.values and step.index <= steps:
-            self.losses.append((step.index, step.values["loss"]))
-        if step.index in _SNAPSHOTS and step.index < steps and step.images is not None:
-            self.snapshots.append((step.index, step.images()[:_WATCHED]))
-        self.on_step(step)
-
-    def snapshots_until(self, images: SyntheticSet) -> tuple[tuple[int, Tensor], ...]:
-        """The first few images on their way, and as they ended."""
-        if not self.snapshots:
-            return ()
-        return *self.snapshots, (int(images.settings["steps"]), images.images[:_WATCHED])
-
-    def summary(self, images: SyntheticSet) -> ImagesMade:
-        """What the report says of how the images were made; a set made before tells no losses."""
-        every = max(1, len(self.losses) // 500)
-        return ImagesMade(
-            recipe=images.recipe,
-            count=len(images),
-            seed=images.seed,
-            steps=int(images.settings.get("steps", 0)),
-            seconds=self.seconds,
-            partial=images.partial,
-            plan=_plan_in_words(images.plan),
-            first_loss=self.losses[0][1] if self.losses and self.losses[0][0] == 1 else None,  # else it was resumed
-            last_loss=self.losses[-1][1] if self.losses else None,
-            loss_curve=tuple(self.losses[::every]),
-        )
-
-
-def _plan_in_words(plan: Mapping[str, Any]) -> str:
-    """The plan of a set as a line; one that another version wrote, as it stands."""
-    try:
-        return Plan.from_dict(plan).sentence
-    except (KeyError, TypeError):
-        return ", ".join(f"{name} {value}" for name, value in plan.items() if value != "")
