@@ -283,7 +283,7 @@ def _made(job: Job, images: SyntheticSet, recorder: Recorder) -> ImagesMade:
     """What the report says of how the images were made."""
     return replace(
         recorder.summary(images),
-        recognised=looks.recognised((job.teacher, *job.zoo), images),
+        recognised=looks.recognition_by_network((job.teacher, *job.zoo), images),
         zoo=tuple(other.name for other in job.zoo if other.fingerprint in images.teachers),
     )
 

@@ -71,7 +71,7 @@ def middle(teacher: Teacher) -> str:
     return teacher.batch_norms[len(teacher.batch_norms) // 2] if teacher.batch_norms else ""
 
 
-def recognised(zoo: Sequence[Teacher], images: SyntheticSet) -> dict[str, Interval]:
+def recognition_by_network(zoo: Sequence[Teacher], images: SyntheticSet) -> dict[str, Interval]:
     """Who takes the images for the class that they were made for; networks of another input size are not asked."""
     if images.labels is None:
         return {}
