@@ -23,10 +23,11 @@ from benchmarks.direct_reconstruction import SoftConv, direct
 from benchmarks.image_sets import cpu_seconds
 from benchmarks.inversion_step import resnet20_teacher
 from dfqlab.checkpoints import write_json
-from dfqlab.compression.blocks import run
 from dfqlab.compression.calibration import calibrate
-from dfqlab.compression.insertion import PreparedNetwork, prepare
+from dfqlab.compression.execution import run
+from dfqlab.compression.insertion import prepare
 from dfqlab.compression.learning import Passing, SoftRounding, learn_rounding
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.reconstruction import brecq, units_of
 from dfqlab.compression.rounding import weight_scales
 from dfqlab.compression.spec import QuantizationSpec, Reconstruction
@@ -119,7 +120,7 @@ def _direct(prepared: PreparedNetwork, passing: Passing) -> Callable[[], float]:
         found: Tensor = values[passing.unit.exit]
         return found
 
-    entry, target = (t.contiguous() for t in (passing.pretended, passing.target))
+    entry, target = (torch.cat(rows.parts).contiguous() for rows in (passing.entry, passing.target))
     return direct(block, list(layers.values()), entry, target, Reconstruction(iterations=10**6, warm_up=0.0))
 
 

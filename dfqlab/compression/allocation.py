@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from dfqlab.compression.blocks import run
 from dfqlab.compression.calibration import weight_scale
-from dfqlab.compression.insertion import PreparedNetwork
+from dfqlab.compression.execution import run
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.rounding import RoundedWeight, round_to_grid
 from dfqlab.compression.spec import QuantizationSpec, Widths
 from dfqlab.errors import ConfigurationError, DataError, QuantizationError
@@ -125,9 +126,8 @@ def _log_shares(prepared: PreparedNetwork, x: Tensor, weights: Mapping[str, Tens
     graph = prepared.graph.graph
     (entry,) = graph.find_nodes(op="placeholder")
     (output,) = graph.find_nodes(op="output")
-    values: dict[fx.Node, object] = {entry: x}
+    values: dict[fx.Node, Any] = {entry: x}
     with torch.no_grad():
         run(prepared, [node for node in graph.nodes if node not in (entry, output)], values, weights, None)
-    logits = values[output.all_input_nodes[0]]
-    assert isinstance(logits, Tensor)
+    logits: Tensor = values[output.all_input_nodes[0]]
     return logits.double().log_softmax(1)

@@ -1,14 +1,13 @@
 """Parts of a network that one tensor enters and one tensor leaves: what is reconstructed at a time."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from torch import Tensor, fx
+from torch import fx
 
-from dfqlab.compression.gaussians import applied
-from dfqlab.compression.insertion import PreparedNetwork
 from dfqlab.compression.kinds import kind_of
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.errors import QuantizationError
 
 
@@ -25,6 +24,11 @@ class Unit:
     layers: tuple[str, ...]
     entry: fx.Node
     nodes: tuple[fx.Node, ...]
+
+    @property
+    def start(self) -> fx.Node:
+        """The first operation on a tensor; constants and sizes may stand before it."""
+        return next(node for node in self.nodes if node.op != "get_attr" and "tensor_meta" in node.meta)
 
     @property
     def exit(self) -> fx.Node:
@@ -49,50 +53,13 @@ def find_units(prepared: PreparedNetwork, by: Literal["layer", "block"]) -> tupl
 
     A block lies between two tensors that everything passes through: what a residual branch leaves and joins again is
     one block (BRECQ), a layer that nothing goes around is one by itself. By layer, each weighted layer is
-    a unit together with its activation function. Parts without weights belong to no unit.
+    a unit together with its activation function, unless something else asks for the size of what is between them.
+    Parts without weights belong to no unit.
 
     Raises:
-        QuantizationError: a block that reads the size of a tensor in front of it.
+        QuantizationError: what stands between two such tensors reads the size of a tensor in front of the first.
     """
     return tuple(_blocks(prepared) if by == "block" else _layers(prepared))
-
-
-Quantize = Callable[[str, Tensor], Tensor]
-
-
-def run(
-    prepared: PreparedNetwork,
-    nodes: Iterable[fx.Node],
-    values: dict[fx.Node, Any],
-    weights: Mapping[str, Tensor],
-    quantize: Quantize | None,
-) -> None:
-    """Compute nodes one after the other into `values`, which holds what they read.
-
-    Args:
-        weights: in place of the layers' own, by module path.
-        quantize: what a quantizer (by its path) makes of its tensor; None passes it on.
-    """
-    graph_module = prepared.graph
-    for node in nodes:
-        args: Any = fx.map_arg(node.args, values.__getitem__)
-        kwargs: Any = fx.map_arg(node.kwargs, values.__getitem__)
-        path = str(node.target)
-        match node.op:
-            case "call_function":
-                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-            case "call_method":
-                values[node] = getattr(args[0], path)(*args[1:], **kwargs)
-            case "get_attr":
-                owner, _, name = path.rpartition(".")
-                values[node] = getattr(graph_module.get_submodule(owner), name)
-            case _ if path in prepared.activations:
-                values[node] = args[0] if quantize is None else quantize(path, args[0])
-            case _ if path in weights:
-                layer = prepared.weights[path]
-                values[node] = applied(layer, args[0], weights[path], layer.bias)
-            case _:
-                values[node] = graph_module.get_submodule(path)(*args, **kwargs)
 
 
 def _blocks(prepared: PreparedNetwork) -> Iterable[Unit]:
@@ -110,8 +77,10 @@ def _blocks(prepared: PreparedNetwork) -> Iterable[Unit]:
         alone = live_until <= index  # everything computed before was read for the last time
         last = not readers
         if alone and (last or str(node.target) in prepared.activations):
-            if segment and (layers := _weighted(segment, prepared)):
-                yield Unit(layers, entry, _with_sizes(segment, entry, prepared))
+            if segment:
+                nodes = _with_sizes(segment, entry, prepared)
+                if layers := _weighted(segment, prepared):
+                    yield Unit(layers, entry, nodes)
             entry, segment = node, []
         live_until = max(live_until, *readers) if readers else live_until
 
@@ -122,10 +91,10 @@ def _layers(prepared: PreparedNetwork) -> Iterable[Unit]:
             continue
         nodes = [node]
         while str(nodes[-1].target) not in prepared.activations:
-            readers = [user for user in nodes[-1].users if kind_of(user, prepared.graph) != "host"]
-            kinds = [kind_of(user, prepared.graph) for user in readers]
+            readers = list(nodes[-1].users)
             if len(readers) != 1 or not (
-                kinds[0] in ("relu", "relu6") or str(readers[0].target) in prepared.activations
+                kind_of(readers[0], prepared.graph) in ("relu", "relu6")
+                or str(readers[0].target) in prepared.activations
             ):
                 break
             nodes.append(readers[0])

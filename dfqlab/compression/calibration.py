@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dfqlab.compression.gaussians import expected_values
-from dfqlab.compression.insertion import PreparedNetwork
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.quantizers import ActivationQuantizer, symmetric_scale
 from dfqlab.compression.ranges import (
     Aciq,

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-from dfqlab.compression.blocks import run
-from dfqlab.compression.gaussians import applied, expected_inputs
-from dfqlab.compression.insertion import PreparedNetwork
+from dfqlab.compression.execution import applied, run
+from dfqlab.compression.gaussians import expected_inputs
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.rounding import Rounded, largest_bias
 from dfqlab.errors import DataError
 from dfqlab.images import ImageSource
@@ -63,7 +63,6 @@ def _empirical(prepared: PreparedNetwork, rounded: Rounded, images: Tensor) -> B
     x = teacher.input.normalize(images.to(teacher.device))
     own = {path: layer.weight.detach() for path, layer in prepared.weights.items()}
     weights = {path: layer.weight for path, layer in rounded.items()}
-    last_use = {source: node for node in graph.nodes for source in node.all_input_nodes}
     exact: dict[fx.Node, Any] = {}
     pretended: dict[fx.Node, Any] = {}
     found: Biases = {}
@@ -81,9 +80,6 @@ def _empirical(prepared: PreparedNetwork, rounded: Rounded, images: Tensor) -> B
                 lost = _means(layer, pretended[node]) - _means(layer, exact[node])
                 found[str(node.target)] = layer.bias.detach() - lost
                 pretended[node] = pretended[node] - (lost if isinstance(layer, nn.Linear) else lost[:, None, None])
-            for source in set(node.all_input_nodes):
-                if last_use[source] is node:
-                    del exact[source], pretended[source]
     return found
 
 

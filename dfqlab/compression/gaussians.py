@@ -7,11 +7,11 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from dfqlab.compression.insertion import PreparedNetwork
+from dfqlab.compression.execution import applied
 from dfqlab.compression.kinds import CappedReLU, Kind, kind_of
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.ranges import BINS, Seen
 from dfqlab.errors import QuantizationError
 
@@ -226,13 +226,6 @@ class _Follower:
             case "get_attr":
                 return None
         return self.prepared.graph.get_submodule(str(node.target))(*args, **kwargs)
-
-
-def applied(layer: nn.Conv2d | nn.Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What a layer does, with another weight and bias."""
-    if isinstance(layer, nn.Linear):
-        return F.linear(x, weight, bias)
-    return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
 def _sum(a: ClippedNormal, b: ClippedNormal) -> ClippedNormal:

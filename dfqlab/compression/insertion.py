@@ -1,72 +1,18 @@
 """Where quantizers go: the `deployable` placement, what an integer runtime executes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from dfqlab.compression.equalization import Chain, equalize
-from dfqlab.compression.folding import FoldedNetwork, Gaussian, fold
+from dfqlab.compression.folding import FoldedNetwork, fold
 from dfqlab.compression.kinds import CappedReLU, Kind, kind_of
+from dfqlab.compression.prepared import PlacementRow, PreparedNetwork
 from dfqlab.compression.quantizers import ActivationQuantizer
 from dfqlab.compression.spec import INPUT_BITS, Grid, QuantizationSpec, Widths
 from dfqlab.errors import ConfigurationError, did_you_mean
 from dfqlab.teachers import Teacher
-
-
-@dataclass(frozen=True)
-class PlacementRow:
-    """One line of the table of what was placed where.
-
-    Attributes:
-        name: module path of the layer, or of the module that the operation stands in.
-        operation: what it is: "input", "weighted", "add", "average_pool", "cat", ..., or the name of a float operation.
-        bits: "8", "4 / 8" (weights / output) or "float".
-        grid: how the output's integers are laid out.
-    """
-
-    name: str
-    operation: str
-    bits: str
-    grid: str
-
-
-@dataclass(frozen=True)
-class PreparedNetwork:
-    """A folded network with quantizers standing in it, not yet calibrated.
-
-    Attributes:
-        graph: takes normalised images; float until frozen.
-        activations: quantizers by their module path in the graph.
-        weights: weighted layers, by their module path.
-        grids: the grids of their weights.
-        gaussians: the output Gaussian of weighted layers that a BatchNorm was folded into.
-        grid_of: for each tensor node of the graph, the quantizer (path) whose grid its values stand on.
-        table: what was placed where.
-        ends: module paths of the first layer and of the last ones.
-        chains: what equalization made of each layer; empty where nobody asked for it.
-    """
-
-    teacher: Teacher
-    spec: QuantizationSpec
-    graph: fx.GraphModule
-    activations: dict[str, ActivationQuantizer]
-    weights: dict[str, nn.Conv2d | nn.Linear]
-    grids: dict[str, Grid]
-    gaussians: dict[str, Gaussian]
-    grid_of: dict[fx.Node, str]
-    table: tuple[PlacementRow, ...]
-    ends: tuple[str, ...]
-    chains: tuple[Chain, ...] = ()
-
-    def input_scale(self, path: str) -> Tensor:
-        """The step of what a weighted layer reads.
-
-        Raises:
-            QuantizationError: not calibrated yet.
-        """
-        (node,) = (n for n in self.graph.graph.nodes if n.op == "call_module" and n.target == path)
-        return self.activations[self.grid_of[node.args[0]]].quantization.scale
 
 
 def prepare(teacher: Teacher, spec: QuantizationSpec) -> PreparedNetwork:

@@ -1,6 +1,6 @@
 """What roundings learn, and how: a logit for each weight, a factor for each step, and the iterations that move them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from dfqlab.compression.blocks import Unit, run
-from dfqlab.compression.insertion import PreparedNetwork
+from dfqlab.compression.blocks import Unit
+from dfqlab.compression.execution import run, simulation
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.rounding import RoundedWeight
 from dfqlab.compression.spec import Grid, Reconstruction
 from dfqlab_kernels import Packing, initial_logits, learned_step_quantize, soft_round_quantize
@@ -21,19 +22,40 @@ _STEPS_ARE_SHORTER = 4  # 5,000 iterations beside 20,000
 
 
 @dataclass(frozen=True)
+class Rows:
+    """A tensor with a row for each image, in the parts of equally many rows that it was computed in; the last may have
+    fewer."""
+
+    parts: list[Tensor]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, chosen: Tensor) -> Tensor:
+        """The rows at these places, (n,), as one tensor."""
+        size = len(self.parts[0])
+        return torch.cat([self.parts[row // size].narrow(0, row % size, 1) for row in chosen.tolist()])
+
+
+@dataclass(frozen=True)
 class Passing:
     """What passes a unit, of all images.
 
     Attributes:
-        pretended: what enters it, as the rounded layers in front make it.
-        exact: what enters it in float.
+        entry: what enters it: as the rounded layers in front make it, or in float where no rounded weights were given.
+        exact: what enters it in float; empty where nobody reads it.
         target: what leaves it in float, before it is quantized.
     """
 
     unit: Unit
-    pretended: Tensor
-    exact: Tensor
-    target: Tensor
+    entry: Rows
+    exact: Rows
+    target: Rows
+
+    def release(self) -> None:
+        """Keep nothing of it: a tensor of all images may take gigabytes, and the next unit needs the room."""
+        for rows in (self.entry, self.exact, self.target):
+            rows.parts.clear()
 
 
 class SoftRounding:
@@ -157,7 +179,7 @@ def learn_rounding(
 
     for iteration in range(settings.iterations):
         chosen = torch.randint(len(passing.target), (min(settings.batch, len(passing.target)),), generator=generator)
-        x = passing.pretended[chosen]
+        x = passing.entry[chosen]
         if steps is not None:
             x = mixed(x, passing.exact[chosen])
         progress = iteration / settings.iterations
@@ -209,7 +231,7 @@ def learn_steps(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, iterations))
     for _ in range(iterations):
         chosen = torch.randint(len(passing.target), (min(settings.batch, len(passing.target)),), generator=generator)
-        values: dict[fx.Node, Any] = {passing.unit.entry: passing.exact[chosen]}
+        values: dict[fx.Node, Any] = {passing.unit.entry: passing.entry[chosen]}
         run(prepared, passing.unit.nodes, values, weights, steps.quantize)
         error = (values[passing.unit.exit] - passing.target[chosen]).abs().pow(_STEP_NORM)
         loss = error.sum() * (_channels(error) / error.numel())
@@ -223,8 +245,3 @@ def learn_steps(
 def step_iterations(settings: Reconstruction) -> int:
     """How many BRECQ's second part has: 5,000 beside 20,000."""
     return settings.iterations // _STEPS_ARE_SHORTER
-
-
-def simulation(prepared: PreparedNetwork) -> Callable[[str, Tensor], Tensor]:
-    """What a quantizer, by its path, makes of its tensor."""
-    return lambda path, x: prepared.activations[path].simulate(x)

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from dfqlab import checkpoints
-from dfqlab.compression.insertion import PlacementRow
 from dfqlab.compression.integers import GlobalAveragePool, IntegerConv2d, IntegerLinear, Requantize
+from dfqlab.compression.prepared import PlacementRow
 from dfqlab.compression.serialization import graph_from_json, graph_to_json
 from dfqlab.compression.spec import QuantizationSpec
 from dfqlab.errors import CheckpointError, DataError

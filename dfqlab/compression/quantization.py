@@ -13,10 +13,11 @@ from torch import Tensor, fx, nn
 from dfqlab.compression.allocation import mixed
 from dfqlab.compression.calibration import calibrate, check_size
 from dfqlab.compression.correction import corrected_biases
-from dfqlab.compression.insertion import PreparedNetwork, prepare
+from dfqlab.compression.insertion import prepare
 from dfqlab.compression.integers import CapChannels, GlobalAveragePool, IntegerConv2d, IntegerLinear, Requantize
 from dfqlab.compression.kinds import CappedReLU, kind_of
 from dfqlab.compression.model import CompressedModel
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.reconstruction import adaround, brecq, qdrop
 from dfqlab.compression.rounding import Rounded, RoundedWeight, Rounding, nearest, squant
 from dfqlab.compression.spec import QuantizationSpec

@@ -1,22 +1,23 @@
 """Rounding that is learned from images: AdaRound by layer, BRECQ by block, QDrop by block with activations dropped."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
 
-from dfqlab.compression.blocks import Unit, find_units, run
-from dfqlab.compression.insertion import PreparedNetwork
+from dfqlab.compression.blocks import find_units
+from dfqlab.compression.execution import Quantize, run, simulation
 from dfqlab.compression.learning import (
     Passing,
+    Rows,
     SoftRounding,
     Steps,
     learn_rounding,
     learn_steps,
-    simulation,
     step_iterations,
 )
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.rounding import Rounded, RoundedWeight, weight_scales
 from dfqlab.errors import DataError
 from dfqlab.images import ImageSource
@@ -48,14 +49,15 @@ def qdrop(prepared: PreparedNetwork, source: ImageSource | None, *, on_step: OnS
     return _Reconstruction(prepared, source, "block", on_step).learn(steps_too=True)
 
 
-def units_of(prepared: PreparedNetwork, source: ImageSource) -> Iterator[Passing]:
-    """The network's blocks in forward order, and what passes each of them where nothing is rounded yet.
+def units_of(
+    prepared: PreparedNetwork, source: ImageSource, by: Literal["layer", "block"] = "block"
+) -> Iterator[Passing]:
+    """The network's units in forward order, and what passes each of them where nothing is rounded yet.
 
     Raises:
         DataError: no images.
     """
-    reconstruction = _Reconstruction(prepared, source, "block", ignore)
-    return reconstruction.walk(reconstruction.own, quantized=False)
+    return _Reconstruction(prepared, source, by, ignore).walk(None)
 
 
 class _Reconstruction:
@@ -73,7 +75,8 @@ class _Reconstruction:
         batches = [batch.images for batch in source.batches(_AT_ONCE)]
         if not batches:
             raise DataError(f"rounding={prepared.spec.rounding!r} learns from images, and the source gives none")
-        self.images = _laid_out(prepared, teacher.input.normalize(torch.cat(batches).to(teacher.device)))
+        images = _laid_out(prepared, teacher.input.normalize(torch.cat(batches).to(teacher.device)))
+        self.images = images.split(_AT_ONCE)
         self.own = {path: layer.weight.detach() for path, layer in prepared.weights.items()}
         self.on_step = on_step
 
@@ -95,13 +98,14 @@ class _Reconstruction:
                 steps.keep()
             found |= rounding.hard()
             weights |= {path: found[path].weight for path in unit.layers}
+            passing.release()
         return found
 
     def learn_steps(self, rounded: Rounded) -> None:
         """The steps of activations, unit by unit, from what enters each of them in float."""
         weights = {path: layer.weight for path, layer in rounded.items()}
         iterations = step_iterations(self.settings)
-        for index, passing in enumerate(self.walk(weights, quantized=True)):
+        for index, passing in enumerate(self.walk(None)):
             steps = Steps(self.prepared, passing.unit)
             if steps.factors:
                 learning = learn_steps(self.prepared, passing, weights, steps, self.settings, self._generator(index))
@@ -109,32 +113,40 @@ class _Reconstruction:
                     at, total = index * iterations + done, len(self.units) * iterations
                     self.on_step(Step(f"steps of {passing.unit.name}", at, total, values))
                 steps.keep()
+            passing.release()
 
-    def walk(self, weights: Mapping[str, Tensor], *, quantized: bool) -> Iterator[Passing]:
-        """Unit by unit what passes it. Goes on with the weights, and the quantizers, as they are by then."""
-        prepared, graph = self.prepared, self.prepared.graph.graph
-        quantize = simulation(prepared) if quantized else None
-        owner = {node: unit for unit in self.units for node in unit.nodes}
-        last_use = {source: node for node in graph.nodes for source in node.all_input_nodes}
-        exact: dict[fx.Node, Any] = {}
-        pretended: dict[fx.Node, Any] = {}
+    def walk(self, weights: Mapping[str, Tensor] | None, *, quantized: bool = False) -> Iterator[Passing]:
+        """Unit by unit what passes it. Images go through in parts, and nothing is kept when it was read.
+
+        Args:
+            weights: of the rounded network, as they are by then; None: the float network alone is followed.
+            quantized: the rounded network's activations too, by the quantizers as they are by then.
+        """
+        graph = self.prepared.graph.graph
+        quantize = simulation(self.prepared) if quantized else None
+        starts = {unit.start: unit for unit in self.units}
+        inside = {node for unit in self.units for node in unit.nodes if node.op != "get_attr"}
+        (images,) = graph.find_nodes(op="placeholder")
+        exact: list[dict[fx.Node, Any]] = [{images: part} for part in self.images]
+        rounded = [] if weights is None else [dict(values) for values in exact]
+
+        def in_float(nodes: Sequence[fx.Node]) -> None:
+            _through(self.prepared, nodes, exact, self.own, None)
+
+        def as_rounded(nodes: Sequence[fx.Node]) -> None:
+            _through(self.prepared, nodes, rounded, weights or {}, quantize)
+
         for node in graph.nodes:
-            unit = owner.get(node)
-            if node.op == "placeholder":
-                exact[node] = pretended[node] = self.images
-            elif node.op == "output":
-                return
-            elif unit is None:
-                with torch.no_grad():
-                    run(prepared, [node], exact, self.own, None)
-                    run(prepared, [node], pretended, weights, quantize)
-            elif node is unit.nodes[0]:
-                exact[unit.exit] = _through(prepared, unit, exact[unit.entry], self.own, None)
-                yield Passing(unit, pretended[unit.entry], exact[unit.entry], exact[unit.exit])
-                pretended[unit.exit] = _through(prepared, unit, pretended[unit.entry], weights, quantize)
-            for values in (exact, pretended):
-                for read in [source for source in values if last_use.get(source) is node]:
-                    del values[read]
+            if node in starts:
+                unit = starts[node]
+                entry = Rows([values[unit.entry] for values in rounded or exact])
+                exact_entry = Rows([values[unit.entry] for values in exact if quantized])
+                in_float(unit.nodes)
+                yield Passing(unit, entry, exact_entry, Rows([values[unit.exit] for values in exact]))
+                as_rounded(unit.nodes)
+            elif node.op not in ("placeholder", "output") and node not in inside:
+                in_float([node])
+                as_rounded([node])
 
     def _generator(self, index: int) -> torch.Generator:
         """A unit's own: what is drawn for it does not hang on the units before."""
@@ -154,16 +166,12 @@ def _laid_out(prepared: PreparedNetwork, x: Tensor) -> Tensor:
 
 def _through(
     prepared: PreparedNetwork,
-    unit: Unit,
-    x: Tensor,
+    nodes: Sequence[fx.Node],
+    parts: Iterable[dict[fx.Node, Any]],
     weights: Mapping[str, Tensor],
-    quantize: Callable[[str, Tensor], Tensor] | None,
-) -> Tensor:
-    """All images through a unit, some at a time."""
-    parts = []
+    quantize: Quantize | None,
+) -> None:
+    """Nodes, for one part of the images after the other."""
     with torch.no_grad():
-        for part in x.split(_AT_ONCE):
-            values: dict[fx.Node, Any] = {unit.entry: part}
-            run(prepared, unit.nodes, values, weights, quantize)
-            parts.append(values[unit.exit])
-    return torch.cat(parts)
+        for values in parts:
+            run(prepared, nodes, values, weights, quantize)

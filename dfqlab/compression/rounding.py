@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dfqlab.compression.calibration import weight_scale
-from dfqlab.compression.insertion import PreparedNetwork
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.spec import Grid
 from dfqlab.errors import QuantizationError
 from dfqlab.images import ImageSource

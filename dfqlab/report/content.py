@@ -7,7 +7,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from dfqlab.compression.insertion import PlacementRow
+from dfqlab.compression.prepared import PlacementRow
 from dfqlab.deployment.certificate import Certificate, LayerCheck
 from dfqlab.evaluation import Latency
 from dfqlab.measures import Interval

@@ -10,9 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from dfqlab.compression import integers
 from dfqlab.compression.calibration import calibrate
-from dfqlab.compression.insertion import PreparedNetwork, prepare
+from dfqlab.compression.insertion import prepare
 from dfqlab.compression.kinds import kind_of
 from dfqlab.compression.model import CompressedModel
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.quantization import freeze
 from dfqlab.compression.spec import QuantizationSpec
 from dfqlab.images import StoredImages

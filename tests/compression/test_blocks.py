@@ -7,10 +7,14 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from dfqlab.compression.blocks import find_units, run
-from dfqlab.compression.insertion import PreparedNetwork, prepare
+from dfqlab.compression.blocks import find_units
+from dfqlab.compression.execution import run
+from dfqlab.compression.insertion import prepare
+from dfqlab.compression.prepared import PreparedNetwork
+from dfqlab.compression.reconstruction import units_of
 from dfqlab.compression.spec import QuantizationSpec
 from dfqlab.errors import QuantizationError
+from dfqlab.images import StoredImages
 from dfqlab.teachers import Teacher, load_teacher
 from dfqlab.teachers.cifar_networks import CIFAR10_MEAN, CIFAR10_NETWORKS, CIFAR10_SIZE, CIFAR10_STD
 
@@ -113,3 +117,49 @@ def test_sizes_are_taken_from_inside_the_block_or_refused(make_teacher: MakeTeac
     early = prepare(make_teacher(Flattens(early=True)), QuantizationSpec())
     with pytest.raises(QuantizationError, match="reads the size of"):
         find_units(early, "block")
+
+
+class Shares(nn.Module):
+    """Two residual blocks read one parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.second, self.head = nn.Conv2d(4, 4, 1), nn.Linear(4, 5)
+        self.gain = nn.Parameter(torch.tensor([0.5, 1.0, 2.0, 1.5]).reshape(1, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = x + self.first(x * self.gain).relu()
+        x = x + self.second(x * self.gain).relu()
+        return self.head(x.mean((2, 3)))
+
+
+class AsksInBetween(Residual):
+    """Wants to know how many images there are between a layer and its activation function, and uses it far behind."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        count = y.shape[0]
+        y = self.second(self.first(y.relu()).relu()).relu()
+        return self.head(y.mean((2, 3)).view(count, -1))
+
+
+@pytest.mark.parametrize(
+    ("module", "by"), [(Shares(), "layer"), (Shares(), "block"), (AsksInBetween(around=False), "layer")]
+)
+def test_a_constant_or_a_size_of_several_units_is_there_for_each(
+    module: nn.Module, by: Any, make_teacher: MakeTeacher
+) -> None:
+    """What leaves the last unit of the walk is what the network answers."""
+    prepared = prepare(make_teacher(module), QuantizationSpec())
+    images = images_for(prepared.teacher, 70)  # more than go through together
+    *_, last = units_of(prepared, StoredImages(images), by)
+    with torch.no_grad():
+        expected = prepared.teacher(images)
+    assert (torch.cat(last.target.parts) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_a_size_used_behind_a_block_that_makes_it_is_refused(make_teacher: MakeTeacher) -> None:
+    with pytest.raises(QuantizationError, match="take sizes from what the block itself reads"):
+        find_units(prepare(make_teacher(AsksInBetween(around=False)), QuantizationSpec()), "block")

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from dfqlab.compression import calibration
 from dfqlab.compression.calibration import calibrate, weight_scale
-from dfqlab.compression.insertion import PreparedNetwork, prepare
+from dfqlab.compression.insertion import prepare
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.quantizers import SMALLEST_SCALE, affine_parameters
 from dfqlab.compression.ranges import least_squared_error_range
 from dfqlab.compression.rounding import round_to_grid

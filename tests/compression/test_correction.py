@@ -8,8 +8,9 @@ from torch import Tensor, fx, nn
 
 from dfqlab.compression.calibration import calibrate
 from dfqlab.compression.correction import corrected_biases
-from dfqlab.compression.gaussians import applied
-from dfqlab.compression.insertion import PreparedNetwork, prepare
+from dfqlab.compression.execution import applied
+from dfqlab.compression.insertion import prepare
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.quantization import freeze, quantize
 from dfqlab.compression.rounding import Rounded, RoundedWeight, nearest
 from dfqlab.compression.spec import QuantizationSpec

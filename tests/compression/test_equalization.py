@@ -13,12 +13,13 @@ from dfqlab.compression import equalization
 from dfqlab.compression.calibration import calibrate
 from dfqlab.compression.correction import corrected_biases
 from dfqlab.compression.equalization import Chain, equalize
+from dfqlab.compression.execution import applied
 from dfqlab.compression.folding import FoldedNetwork, Gaussian, fold
-from dfqlab.compression.gaussians import applied
-from dfqlab.compression.insertion import PreparedNetwork, prepare
+from dfqlab.compression.insertion import prepare
 from dfqlab.compression.integers import CapChannels
 from dfqlab.compression.kinds import CappedReLU, kind_of
 from dfqlab.compression.model import load_model
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.quantization import freeze
 from dfqlab.compression.rounding import Rounded, nearest
 from dfqlab.compression.spec import QuantizationSpec

@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 
 from dfqlab.compression.calibration import calibrate
 from dfqlab.compression.gaussians import ClippedNormal, expected_inputs, expected_values
-from dfqlab.compression.insertion import PreparedNetwork, prepare
+from dfqlab.compression.insertion import prepare
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.quantization import quantize
 from dfqlab.compression.ranges import BINS
 from dfqlab.compression.spec import Equalization, QuantizationSpec

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dfqlab.compression.insertion import PlacementRow, PreparedNetwork, prepare
+from dfqlab.compression.insertion import prepare
 from dfqlab.compression.model import CompressedModel
+from dfqlab.compression.prepared import PlacementRow, PreparedNetwork
 from dfqlab.compression.quantization import quantize
 from dfqlab.compression.spec import QuantizationSpec, Widths
 from dfqlab.errors import ConfigurationError, TeacherError

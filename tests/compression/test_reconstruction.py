@@ -1,5 +1,6 @@
 """Rounding that is learned: held to every way to round where there are few, and to nearest where there are many."""
 
+import gc
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dfqlab.compression.calibration import calibrate
-from dfqlab.compression.insertion import PreparedNetwork, prepare
-from dfqlab.compression.learning import SoftRounding, drawn, squared_error
+from dfqlab.compression.insertion import prepare
+from dfqlab.compression.learning import Rows, SoftRounding, drawn, squared_error
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.quantization import ROUNDINGS, quantize
 from dfqlab.compression.rounding import weight_scales
 from dfqlab.compression.spec import QuantizationSpec, Reconstruction, Widths
@@ -290,3 +292,36 @@ class Viewed(nn.Module):
 def test_a_view_that_wants_channels_first_has_them(rounding: str, make_teacher: MakeTeacher, many: Tensor) -> None:
     prepared = ready(make_teacher(Viewed()), many, rounding, reconstruction=Reconstruction(iterations=2, batch=4))
     assert ROUNDINGS[rounding](prepared, StoredImages(many)).keys() == {"conv", "head"}
+
+
+def test_rows_are_those_of_the_whole_tensor() -> None:
+    whole = torch.rand(10, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    whole = whole.contiguous(memory_format=torch.channels_last)
+    chosen = torch.tensor([9, 0, 4, 4, 3])
+    rows = Rows(list(whole.split(4)))
+    assert len(rows) == 10
+    assert torch.equal(rows[chosen], whole[chosen])
+    assert rows[chosen].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("rounding", "tensors"), [("adaround", 2), ("brecq", 2), ("qdrop", 3)])
+def test_no_more_tensors_of_all_images_are_kept_than_are_read(
+    make_teacher: MakeTeacher, rounding: str, tensors: int
+) -> None:
+    """What enters a unit and what leaves it; with what enters in float, where it is mixed in."""
+    layers = [layer for _ in range(4) for layer in (nn.Conv2d(7, 7, 1), nn.ReLU())]
+    module = nn.Sequential(
+        nn.Conv2d(3, 7, 1), nn.ReLU(), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(7, 5)
+    )
+    settings = Reconstruction(iterations=4, batch=2)
+    images = torch.rand(128, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    prepared = ready(make_teacher(module), images, rounding, reconstruction=settings)
+    most = 0
+
+    def look(step: Step) -> None:
+        nonlocal most
+        alive = [x for x in gc.get_objects() if type(x) is Tensor and x.shape == (64, 7, 8, 8)]
+        most = max(most, sum({x.data_ptr(): x.nbytes for x in alive}.values()))
+
+    ROUNDINGS[rounding](prepared, StoredImages(images), on_step=look)
+    assert most == tensors * 128 * 7 * 8 * 8 * 4
