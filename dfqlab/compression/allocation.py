@@ -3,13 +3,9 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
-
-import torch
-from torch import Tensor, fx
 
 from dfqlab.compression.calibration import weight_scale
-from dfqlab.compression.execution import run
+from dfqlab.compression.execution import log_shares
 from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.rounding import RoundedWeight, round_to_grid
 from dfqlab.compression.spec import QuantizationSpec, Widths
@@ -40,14 +36,14 @@ def sensitivities(
     images = next(source.batches(_IMAGES)).images.to(teacher.device)
     x = teacher.input.normalize(images)
     own = {path: layer.weight.detach() for path, layer in prepared.weights.items()}
-    answers = _log_shares(prepared, x, own)
+    answers = log_shares(prepared, x, own)
     found: dict[str, dict[int, float]] = {path: {} for path in own}
     total = len(own) * len(WIDTHS)
     for index, (path, bits) in enumerate(((path, bits) for path in own for bits in WIDTHS), 1):
         grid = replace(spec.weight_grid, bits=bits)
         scale = weight_scale(own[path], grid, spec.weight_rule, spec.percentile)
         rounded = RoundedWeight(round_to_grid(own[path], scale, grid), scale).weight
-        changed = _log_shares(prepared, x, {**own, path: rounded})
+        changed = log_shares(prepared, x, {**own, path: rounded})
         found[path][bits] = float((answers.exp() * (answers - changed)).sum(1).mean().clamp(min=0))
         on_step(Step("sensitivity", index, total))
     return found
@@ -120,14 +116,3 @@ def mixed(
     activations = {path: spec.layers.get(path, Widths()).activations for path in chosen}
     layers = {path: Widths(bits, activations[path]) for path, bits in chosen.items()}
     return replace(spec, layers={**spec.layers, **layers})
-
-
-def _log_shares(prepared: PreparedNetwork, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-    graph = prepared.graph.graph
-    (entry,) = graph.find_nodes(op="placeholder")
-    (output,) = graph.find_nodes(op="output")
-    values: dict[fx.Node, Any] = {entry: x}
-    with torch.no_grad():
-        run(prepared, [node for node in graph.nodes if node not in (entry, output)], values, weights, None)
-    logits: Tensor = values[output.all_input_nodes[0]]
-    return logits.double().log_softmax(1)

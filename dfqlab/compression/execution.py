@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from dfqlab.compression.prepared import PreparedNetwork
@@ -46,6 +48,23 @@ def run(
                 values[node] = graph_module.get_submodule(path)(*args, **kwargs)
         for source in prepared.read_last[node]:
             del values[source]
+
+
+def log_shares(
+    prepared: PreparedNetwork, x: Float[Tensor, "n c h w"], weights: Mapping[str, Tensor]
+) -> Float[Tensor, "n classes"]:
+    """The logarithms of the shares that the network gives its classes, with other weights than its own, in float64.
+
+    Args:
+        x: normalised images.
+        weights: of every layer, by module path.
+    """
+    entry, *nodes, output = prepared.graph.graph.nodes
+    values: dict[fx.Node, Any] = {entry: x}
+    with torch.no_grad():
+        run(prepared, nodes, values, weights, None)
+    logits: Tensor = values[output.all_input_nodes[0]]
+    return logits.double().log_softmax(1)
 
 
 def simulation(prepared: PreparedNetwork) -> Callable[[str, Tensor], Tensor]:

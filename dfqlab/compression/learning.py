@@ -45,16 +45,18 @@ class Passing:
         entry: what enters it: as the rounded layers in front make it, or in float where no rounded weights were given.
         exact: what enters it in float; empty where nobody reads it.
         target: what leaves it in float, before it is quantized.
+        importance: the weight of each value's squared error behind it; empty where all count alike.
     """
 
     unit: Unit
     entry: Rows
     exact: Rows
     target: Rows
+    importance: Rows
 
     def release(self) -> None:
         """Keep nothing of it: a tensor of all images may take gigabytes, and the next unit needs the room."""
-        for rows in (self.entry, self.exact, self.target):
+        for rows in (self.entry, self.exact, self.target, self.importance):
             rows.parts.clear()
 
 
@@ -162,7 +164,10 @@ def learn_rounding(
     settings: Reconstruction,
     generator: torch.Generator,
 ) -> Iterator[dict[str, float]]:
-    """Iterations of AdaRound's loss (eq. 21): squared error behind the unit, and the penalty after a warm-up."""
+    """Iterations of AdaRound's loss (eq. 21): squared error behind the unit, and the penalty after a warm-up.
+
+    With importance, the error is that of BRECQ's eq. 10.
+    """
     rate = settings.learning_rate or _FULL_RATE * max(1.0, _FULL_LENGTH / settings.iterations)
     optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(rounding.logits, lr=rate, fused=True)]
     schedule = None
@@ -186,7 +191,8 @@ def learn_rounding(
         weights, penalty = rounding.soft(settings.beta(progress))
         values: dict[fx.Node, Any] = {passing.unit.entry: x}
         run(prepared, passing.unit.nodes, values, weights, None if steps is None else quantize)
-        error = squared_error(values[passing.unit.exit], passing.target[chosen])
+        importance = passing.importance[chosen] if len(passing.importance) else None
+        error = squared_error(values[passing.unit.exit], passing.target[chosen], importance)
         loss = error if progress < settings.warm_up else error + settings.penalty * penalty
         for optimizer in optimizers:
             optimizer.zero_grad()
@@ -208,9 +214,13 @@ def drawn(like: Tensor, share: float, generator: torch.Generator) -> Tensor:
     return chosen.as_strided(like.shape, torch.empty_like(like).stride())
 
 
-def squared_error(found: Tensor, target: Tensor) -> Tensor:
-    """Summed over channels, averaged over all else: of tokens (n, tokens, c) as of images (n, c, h, w)."""
-    return F.mse_loss(found, target, reduction="sum") * (_channels(found) / found.numel())
+def squared_error(found: Tensor, target: Tensor, importance: Tensor | None = None) -> Tensor:
+    """Summed over channels, averaged over all else: of tokens (n, tokens, c) as of images (n, c, h, w).
+
+    Args:
+        importance: weights of the single errors, shaped like them.
+    """
+    return F.mse_loss(found, target, reduction="sum", weight=importance) * (_channels(found) / found.numel())
 
 
 def _channels(x: Tensor) -> int:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, fx
 
 from dfqlab.compression.blocks import find_units
-from dfqlab.compression.execution import Quantize, run, simulation
+from dfqlab.compression.execution import Quantize, log_shares, run, simulation
+from dfqlab.compression.fisher import squared_gradients
 from dfqlab.compression.learning import (
     Passing,
     Rows,
@@ -18,7 +19,7 @@ from dfqlab.compression.learning import (
     step_iterations,
 )
 from dfqlab.compression.prepared import PreparedNetwork
-from dfqlab.compression.rounding import Rounded, RoundedWeight, weight_scales
+from dfqlab.compression.rounding import Rounded, RoundedWeight, nearest, weight_scales
 from dfqlab.errors import DataError
 from dfqlab.images import ImageSource
 from dfqlab.progress import OnStep, Step, ignore
@@ -78,13 +79,15 @@ class _Reconstruction:
         images = _laid_out(prepared, teacher.input.normalize(torch.cat(batches).to(teacher.device)))
         self.images = images.split(_AT_ONCE)
         self.own = {path: layer.weight.detach() for path, layer in prepared.weights.items()}
+        fisher = self.settings.loss == "fisher"
+        self.answers = [log_shares(prepared, part, self.own) for part in self.images] if fisher else []
         self.on_step = on_step
 
     def learn(self, *, steps_too: bool) -> Rounded:
         """Rounding of all layers; with the steps of their activations, which are then quantized meanwhile."""
         scales = weight_scales(self.prepared)
         found: dict[str, RoundedWeight] = {}
-        weights = dict(self.own)
+        weights = {path: layer.weight for path, layer in nearest(self.prepared).items()}  # where learning begins
         iterations = self.settings.iterations
         for index, passing in enumerate(self.walk(weights, quantized=steps_too)):
             unit = passing.unit
@@ -141,8 +144,11 @@ class _Reconstruction:
                 unit = starts[node]
                 entry = Rows([values[unit.entry] for values in rounded or exact])
                 exact_entry = Rows([values[unit.entry] for values in exact if quantized])
+                importance = Rows([])
+                if weights is not None and self.settings.loss == "fisher":
+                    importance = squared_gradients(self.prepared, unit, rounded, self.answers, weights, quantize)
                 in_float(unit.nodes)
-                yield Passing(unit, entry, exact_entry, Rows([values[unit.exit] for values in exact]))
+                yield Passing(unit, entry, exact_entry, Rows([values[unit.exit] for values in exact]), importance)
                 as_rounded(unit.nodes)
             elif node.op not in ("placeholder", "output") and node not in inside:
                 in_float([node])

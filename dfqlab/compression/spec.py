@@ -13,6 +13,7 @@ Equalization = Literal["none", "dfq"]
 BiasCorrection = Literal["none", "analytic", "empirical"]
 Rounding = Literal["nearest", "squant", "adaround", "brecq", "qdrop"]
 Granularity = Literal["per_tensor", "per_channel"]
+Loss = Literal["squared", "fisher"]
 
 INPUT_BITS = 8
 
@@ -77,9 +78,11 @@ class Reconstruction:
         drop: share of activations that QDrop leaves in float, to the nearest 256th.
         step_rate: QDrop's learning rate of the steps, relative to each: its code's 4e-5 is meant for steps near 0.1.
         seed: of the batches, and of what is dropped.
+        loss: what is made small behind each layer or block: "squared" errors, as in the papers' code, or these, each
+            weighed with the squared gradient of the network's loss, as in BRECQ's paper: "fisher".
 
     Raises:
-        ConfigurationError: no iteration, no image in a batch, or a share outside its range.
+        ConfigurationError: an unknown loss, no iteration, no image in a batch, or a share outside its range.
     """
 
     iterations: int = 2000
@@ -92,8 +95,11 @@ class Reconstruction:
     drop: float = 0.5
     step_rate: float = 4e-4
     seed: int = 0
+    loss: Loss = "squared"
 
     def __post_init__(self) -> None:
+        if self.loss not in get_args(Loss):
+            raise ConfigurationError(f"loss={self.loss!r}: {did_you_mean(str(self.loss), get_args(Loss))}")
         for name in ("iterations", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name}={getattr(self, name)!r}: expected 1 or more")

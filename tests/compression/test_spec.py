@@ -98,3 +98,8 @@ def test_the_default_is_eight_bits_everywhere() -> None:
     assert QuantizationSpec().label == "W8A8"
     assert INPUT_BITS == 8
     assert Grid(8, symmetric=False, granularity="per_tensor").quant_max == 255
+
+
+def test_an_unknown_loss_gets_the_near_one() -> None:
+    with pytest.raises(ConfigurationError, match="loss='fischer': did you mean 'fisher'"):
+        Reconstruction(loss="fischer")  # type: ignore[arg-type]
