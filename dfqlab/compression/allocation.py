@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from dfqlab.compression.calibration import weight_scale
 from dfqlab.compression.execution import log_shares
 from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.rounding import RoundedWeight, round_to_grid
 from dfqlab.compression.spec import QuantizationSpec, Widths
+from dfqlab.compression.weight_ranges import weight_scale
 from dfqlab.errors import ConfigurationError, DataError, QuantizationError
 from dfqlab.images import ImageSource
 from dfqlab.progress import OnStep, Step, ignore

@@ -1,17 +1,15 @@
-"""Where ranges come from: what activations do on images, or what BatchNorm remembers of them, and what weights are."""
+"""Where ranges of activations come from: what they do on images, or what BatchNorm remembers of them."""
 
 import math
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from dfqlab.compression.gaussians import expected_values
 from dfqlab.compression.prepared import PreparedNetwork
-from dfqlab.compression.quantizers import ActivationQuantizer, symmetric_scale
+from dfqlab.compression.quantizers import ActivationQuantizer
 from dfqlab.compression.ranges import (
     Aciq,
     Divergence,
@@ -22,14 +20,12 @@ from dfqlab.compression.ranges import (
     RangeRule,
     Seen,
     SquaredError,
-    aciq_clip,
 )
-from dfqlab.compression.spec import Grid, QuantizationSpec, WeightCalibration
+from dfqlab.compression.spec import QuantizationSpec
 from dfqlab.errors import DataError, QuantizationError
 from dfqlab.images import ImageSource
 from dfqlab.progress import OnStep, Step, ignore
 from dfqlab.teachers import Teacher
-from dfqlab_kernels import fake_quantize
 
 BATCH_SIZE = 64
 
@@ -85,39 +81,6 @@ def rule_of(spec: QuantizationSpec) -> RangeRule:
         "bn": SquaredError(),
     }
     return rules[spec.calibration]
-
-
-def weight_scale(
-    weight: Float[Tensor, "out *rest"], grid: Grid, method: WeightCalibration, percentile: float = 99.99
-) -> Float[Tensor, "out"]:
-    """A scale for each output channel, all the same where the grid is per tensor.
-
-    "minmax" covers the extremes. "mse" tries 100 fractions of that and keeps, row by row, the smallest squared error.
-    "percentile" covers all but the largest magnitudes, "aciq" clips as for the Gaussian or the Laplace distribution
-    that a row resembles; neither covers more than the extremes.
-    """
-    rows = weight.detach().reshape(len(weight), -1)
-    if grid.granularity == "per_tensor":
-        whole = replace(grid, granularity="per_channel")
-        return weight_scale(rows.reshape(1, -1), whole, method, percentile).expand(len(rows)).clone()
-    covering = symmetric_scale(rows.amin(1), rows.amax(1), grid)
-    if method == "minmax":
-        return covering
-    if method == "percentile":
-        ends = rows.abs().quantile(percentile / 100, dim=1)
-        return torch.minimum(covering, symmetric_scale(-ends, ends, grid))
-    if method == "aciq":
-        moments = zip((rows.abs().mean(1)).tolist(), rows.square().mean(1).sqrt().tolist(), strict=True)
-        ends = rows.new_tensor([aciq_clip(deviation, spread, grid.bits) for deviation, spread in moments])
-        return torch.minimum(covering, symmetric_scale(-ends, ends, grid))
-    best, best_error = covering, torch.full_like(covering, torch.inf)
-    for fraction in torch.linspace(1, 0.01, 100).tolist():
-        scale = covering * fraction
-        pretended = fake_quantize(rows, scale, quant_min=grid.quant_min, quant_max=grid.quant_max, axis=0)
-        error = (rows - pretended).square().sum(1)
-        best = torch.where(error < best_error, scale, best)
-        best_error = torch.minimum(error, best_error)
-    return best
 
 
 def check_size(teacher: Teacher, images: Tensor) -> None:

@@ -1,7 +1,7 @@
 """How the range of a tensor follows from what was seen of it: one rule, one class."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dfqlab.compression.clipping import aciq_clip
 from dfqlab.compression.quantizers import affine_scales
 from dfqlab.compression.spec import Grid
 from dfqlab.errors import QuantizationError
@@ -22,8 +23,6 @@ _ONE_SIDED = 100
 _TWO_SIDED = 32
 _AT_ONCE = 64  # ranges that are tried side by side: half a megabyte, which stays in a cache
 _NOTHING_SEEN = (math.inf, -math.inf)
-_GAUSSIAN_SHARE = math.sqrt(2 / math.pi)  # mean absolute by standard deviation, of a Gaussian
-_LAPLACE_SHARE = math.sqrt(1 / 2)  # and of a Laplace distribution
 
 
 @dataclass
@@ -243,39 +242,6 @@ class Aciq:
         return max(low, mean - reach), min(high, mean + reach)
 
 
-def aciq_clip(mean_absolute: float, standard_deviation: float, bits: int) -> float:
-    """Where to clip a symmetric distribution of this spread for a symmetric grid of `bits` (ACIQ)."""
-    if standard_deviation == 0:
-        return 0.0
-    share = mean_absolute / standard_deviation
-    if abs(share - _GAUSSIAN_SHARE) <= abs(share - _LAPLACE_SHARE):
-        return gaussian_clip(bits) * standard_deviation
-    return laplace_clip(bits) * mean_absolute
-
-
-def gaussian_clip(bits: int) -> float:
-    """The α that loses least of N(0, 1): `α / (3 4^bits) = 2 (φ(α) - α (1 - Φ(α)))` (ACIQ).
-
-    >>> [round(gaussian_clip(bits), 2) for bits in (2, 3, 4, 8)]
-    [1.71, 2.15, 2.56, 3.92]
-    """
-
-    def slope(alpha: float) -> float:
-        density = math.exp(-alpha * alpha / 2) / math.sqrt(2 * math.pi)
-        return alpha / (3.0 * 4.0**bits) - 2 * (density - alpha * math.erfc(alpha / math.sqrt(2)) / 2)
-
-    return _root(slope)
-
-
-def laplace_clip(bits: int) -> float:
-    """The α that loses least of a Laplace distribution with mean absolute deviation 1: `α e^α = 3 4^bits`.
-
-    >>> [round(laplace_clip(bits), 2) for bits in (2, 3, 4, 8)]
-    [2.83, 3.9, 5.03, 9.9]
-    """
-    return _root(lambda alpha: alpha + math.log(alpha) - math.log(3 * 4**bits))
-
-
 def least_squared_error_range(histogram: Float[Tensor, "bins"], low: float, high: float, grid: Grid) -> Range:
     """The range inside [low, high] at which quantizing the histogram loses least, each end searched where it is not 0.
 
@@ -322,11 +288,3 @@ def widened(seen: tuple[float, float], x: Float[Tensor, "*shape"]) -> tuple[floa
 def _shrunk(low: float, high: float, fraction: float) -> Range:
     """Both ends that lie beyond 0 moved towards it."""
     return low * (fraction if low < 0 else 1), high * (fraction if high > 0 else 1)
-
-
-def _root(slope: Callable[[float], float], low: float = 1e-6, high: float = 50.0) -> float:
-    """Where an increasing function is zero, by bisection."""
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
-    return (low + high) / 2

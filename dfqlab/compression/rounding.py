@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dfqlab.compression.calibration import weight_scale
 from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.spec import Grid
+from dfqlab.compression.weight_ranges import weight_scale
 from dfqlab.errors import QuantizationError
 from dfqlab.images import ImageSource
 from dfqlab.progress import OnStep, ignore

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dfqlab.compression import calibration
-from dfqlab.compression.calibration import calibrate, weight_scale
+from dfqlab.compression.calibration import calibrate
 from dfqlab.compression.insertion import prepare
 from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.quantizers import SMALLEST_SCALE, affine_parameters
@@ -270,70 +270,6 @@ def test_constant_activations_are_kept_exactly_enough(
     low, high = ends(prepared)["5"]
     assert (low, high) == pytest.approx((min(value, 0), max(value, 0)), abs=1e-5)
     assert float(quantizer.quantization.scale) >= SMALLEST_SCALE * 0.999
-
-
-def weights(seed: int = 0) -> Tensor:
-    """Channels of many kinds: normal, with outliers, one-sided, tiny, huge, zero, constant."""
-    w = torch.randn(9, 4, 3, 3, generator=torch.Generator().manual_seed(seed))
-    w[1, 0, 0, 0] = 30
-    w[2] = w[2].abs()
-    w[3] = -w[3].abs()
-    w[4] *= 1e-6
-    w[5] *= 1e6
-    w[6] = 0
-    w[7] = 0.3
-    w[8] = w[8] ** 3
-    return w
-
-
-def weight_error(rows: Tensor, scale: Tensor, grid: Grid) -> Tensor:
-    rows, scale = rows.double(), scale.double()[:, None]
-    codes = torch.round(rows / scale).clamp(grid.quant_min, grid.quant_max)
-    return (rows - codes * scale).square().sum(1)
-
-
-@pytest.mark.parametrize("bits", range(2, 9))
-def test_minmax_weights_are_never_clipped(bits: int) -> None:
-    grid = QuantizationSpec(weights=bits).weight_grid
-    w = weights()
-    scale = weight_scale(w, grid, "minmax")
-    assert scale.shape == (9,)
-    assert (scale > 0).all()
-    unclipped = torch.round(w.flatten(1) / scale[:, None])
-    assert torch.equal(round_to_grid(w.flatten(1), scale, grid), unclipped)
-    assert ((unclipped == grid.quant_max) | (unclipped == grid.quant_min)).any(1)[[0, 1, 2, 3, 4, 5, 7, 8]].all()
-
-
-@pytest.mark.parametrize("bits", range(2, 9))
-def test_mse_weight_scales_are_near_the_best_of_a_search_in_float64_channel_by_channel(bits: int) -> None:
-    grid = QuantizationSpec(weights=bits).weight_grid
-    w = weights()
-    rows, covering = w.flatten(1), weight_scale(w, grid, "minmax")
-    found = weight_error(rows, weight_scale(w, grid, "mse"), grid)
-    assert (found <= weight_error(rows, covering, grid) * (1 + 1e-6)).all()
-    fine = torch.stack(
-        [weight_error(rows, covering * f, grid) for f in torch.linspace(0.005, 1.0, 3000, dtype=torch.float64)]
-    )
-    best = fine.min(0).values
-    # The covering scale is the largest that is tried, in the search too; 100 steps of it are what a hundredth resolves.
-    assert (found <= 1.35 * best + 1e-12 * rows.double().square().sum(1)).all()
-    assert (found.sum() <= 1.1 * best.sum()) or bits == 8
-
-
-def test_mse_weight_scales_clip_heavy_tails() -> None:
-    grid = QuantizationSpec(weights=4).weight_grid
-    rows = torch.randn(5, 400, generator=torch.Generator().manual_seed(0)) ** 3
-    covering, found = (weight_scale(rows, grid, method) for method in ("minmax", "mse"))  # type: ignore[arg-type]
-    assert (found < covering).all()
-    assert weight_error(rows, found, grid).sum() < 0.9 * weight_error(rows, covering, grid).sum()
-
-
-def test_weight_scales_do_not_depend_on_the_other_channels() -> None:
-    grid = QuantizationSpec(weights=4).weight_grid
-    for method in ("minmax", "mse"):
-        whole = weight_scale(weights(), grid, method)  # type: ignore[arg-type]
-        for k in range(9):
-            assert torch.equal(weight_scale(weights()[k : k + 1], grid, method), whole[k : k + 1])  # type: ignore[arg-type]
 
 
 def test_codes_are_rounded_half_to_even_and_clipped() -> None:

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dfqlab.compression.calibration import calibrate, weight_scale
+from dfqlab.compression.calibration import calibrate
 from dfqlab.compression.insertion import prepare
 from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.quantization import quantize
 from dfqlab.compression.rounding import cancelling_codes, nearest, round_to_grid, squant, weight_scales
 from dfqlab.compression.spec import Granularity, Grid, QuantizationSpec, Widths
+from dfqlab.compression.weight_ranges import weight_scale
 from dfqlab.errors import ConfigurationError, QuantizationError
 from dfqlab.images import StoredImages
 from dfqlab.teachers import Teacher
