@@ -145,8 +145,9 @@ def test_each_axis_of_quantization_is_an_option(tmp_path: Path) -> None:
     out = tmp_path / "everything"
     axes = ["--calibration", "percentile", "--percentile", "99.9", "--equalization", "dfq", "--rounding", "qdrop"]
     widths = ["--iterations", "5", "--mean_bits", "4", "--ends", "7", "--layers", "3=/6"]
-    assert main([*BRIEF, *axes, *widths, "--out", str(out)]) == 0
+    assert main([*BRIEF, *axes, *widths, "--split_channels", "0.02", "--out", str(out)]) == 0
     model = dfqlab.load_model(out)
+    assert [row.split for row in model.chains if not row.skipped] == [1, 1, 1, 1]
     bits = {path: layer.bits for path, layer in model.layers.items()}
     assert (bits["0"], bits["16"]) == (7, 7)
     sizes = {path: layer.codes.numel() for path, layer in model.layers.items()}

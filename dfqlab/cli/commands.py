@@ -186,6 +186,7 @@ def _spec(chosen: options.Quantize) -> QuantizationSpec:
     return QuantizationSpec(
         weights=chosen.weights,
         activations=chosen.activations,
+        split_channels=chosen.split_channels,
         layers=_layers(chosen.layers),
         ends=chosen.ends,
         mean_bits=chosen.mean_bits,

@@ -39,6 +39,7 @@ class Quantize(TeacherOptions):
         activations: bits of activations, 2 to 8.
         calibration: where ranges of activations come from; bn looks at no image.
         equalization: dfq scales channels of neighbouring layers against each other first, and corrects biases.
+        split_channels: share of channels to split in two, those with the largest weights; 0.02 adds two per cent.
         rounding: how weights are rounded; adaround, brecq and qdrop learn it from the images, which takes minutes.
         ends: bits of the first layer and what it puts out, and of the last layer and what it reads.
         mean_bits: bits that a weight may take on average; each layer then gets as many as it needs most.
@@ -66,6 +67,7 @@ class Quantize(TeacherOptions):
     activations: int = 4
     calibration: Calibration = "mse"
     equalization: Equalization = "none"
+    split_channels: float = 0.0
     rounding: Rounding = "nearest"
     ends: int | None = None
     mean_bits: float | None = None

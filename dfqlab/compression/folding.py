@@ -50,10 +50,9 @@ def fold(teacher: Teacher) -> FoldedNetwork:
     for node in graph_module.graph.nodes:
         if node.op == "call_module" and node.target in teacher.leaves:
             node.meta[OPAQUE] = True
-    example = torch.randn(2, *teacher.input.size, generator=torch.Generator().manual_seed(0)).to(teacher.device)
     with torch.no_grad():
-        expected = teacher.module(example)
-        ShapeProp(graph_module).propagate(example)
+        expected = teacher.module(_example(teacher))
+    propagate_shapes(graph_module, teacher)
     _follow_changes_in_place(graph_module)
     _drop_identities(graph_module)
     _call_each_layer_once(graph_module)
@@ -62,8 +61,7 @@ def fold(teacher: Teacher) -> FoldedNetwork:
     graph_module.graph.eliminate_dead_code()
     graph_module.delete_all_unused_submodules()
     graph_module.recompile()
-    with torch.no_grad():
-        found = ShapeProp(graph_module).propagate(example)
+    found = propagate_shapes(graph_module, teacher)
     if torch.isfinite(expected).all() and (found - expected).abs().max() > _ROUNDING * expected.abs().max():
         raise TeacherError(
             f"the graph that torch.fx makes of {teacher.name!r} computes something else than the network itself. Where "
@@ -71,6 +69,17 @@ def fold(teacher: Teacher) -> FoldedNetwork:
             "that goes by another name too, name that submodule in leaves=[...]"
         )
     return FoldedNetwork(graph_module.requires_grad_(False), gaussians)
+
+
+def propagate_shapes(graph_module: fx.GraphModule, teacher: Teacher) -> Tensor:
+    """Note at every node the shape that two images give it; returns what leaves the network."""
+    with torch.no_grad():
+        found: Tensor = ShapeProp(graph_module).propagate(_example(teacher))
+    return found
+
+
+def _example(teacher: Teacher) -> Tensor:
+    return torch.randn(2, *teacher.input.size, generator=torch.Generator().manual_seed(0)).to(teacher.device)
 
 
 _ROUNDING = 1e-2  # of the largest logit: far above what folding in float32 costs, far below another network

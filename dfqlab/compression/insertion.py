@@ -5,18 +5,19 @@ from typing import Any, Literal
 
 from torch import fx, nn
 
-from dfqlab.compression.equalization import Chain, equalize
+from dfqlab.compression.equalization import Chain, equalize, find_chains
 from dfqlab.compression.folding import FoldedNetwork, fold
 from dfqlab.compression.kinds import CappedReLU, Kind, kind_of
-from dfqlab.compression.prepared import PlacementRow, PreparedNetwork
+from dfqlab.compression.prepared import ChainRow, PlacementRow, PreparedNetwork
 from dfqlab.compression.quantizers import ActivationQuantizer
 from dfqlab.compression.spec import INPUT_BITS, Grid, QuantizationSpec, Widths
+from dfqlab.compression.splitting import split_channels, unsplittable
 from dfqlab.errors import ConfigurationError, did_you_mean
 from dfqlab.teachers import Teacher
 
 
 def prepare(teacher: Teacher, spec: QuantizationSpec) -> PreparedNetwork:
-    """Fold the teacher, equalize it where that is asked for, and place quantizers, each tensor quantized once:
+    """Fold the teacher, equalize it and split its channels where asked for, and place quantizers, a tensor one at most:
 
     the network's input (8 bits); the output of every convolution and linear layer after its ReLU; of every addition,
     average pooling and concatenation, and every tensor that one of these reads. Operations that only move values
@@ -29,7 +30,20 @@ def prepare(teacher: Teacher, spec: QuantizationSpec) -> PreparedNetwork:
     folded, chains = fold(teacher), tuple[Chain, ...]()
     if spec.equalization == "dfq":
         folded, chains = equalize(folded)
-    return replace(_Inserter(teacher, spec, folded).run(), chains=chains)
+    elif spec.split_channels:
+        chains = tuple(find_chains(folded.graph))
+    prepared, split = _Inserter(teacher, spec, folded).run(), dict[str, int]()
+    if spec.split_channels:
+        prepared, split = split_channels(prepared, chains)
+    return replace(prepared, chains=tuple(_row(chain, prepared, split.get(chain.first, 0)) for chain in chains))
+
+
+def _row(chain: Chain, prepared: PreparedNetwork, split: int) -> ChainRow:
+    skipped = chain.reason
+    if not skipped and prepared.spec.split_channels:
+        skipped = unsplittable(prepared.weights[chain.first], prepared.weights[chain.second])
+    equalized = prepared.spec.equalization == "dfq" and not chain.reason
+    return ChainRow(chain.first, chain.second, equalized, split, skipped)
 
 
 _READS_INTEGERS: tuple[Kind, ...] = ("weighted", "add", "average_pool", "cat")

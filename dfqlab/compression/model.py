@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from dfqlab import checkpoints
 from dfqlab.compression.integers import GlobalAveragePool, IntegerConv2d, IntegerLinear, Requantize
-from dfqlab.compression.prepared import PlacementRow
+from dfqlab.compression.prepared import ChainRow, PlacementRow
 from dfqlab.compression.serialization import graph_from_json, graph_to_json
 from dfqlab.compression.spec import QuantizationSpec
 from dfqlab.errors import CheckpointError, DataError
@@ -34,6 +34,7 @@ class CompressedModel:
         table: what was placed where.
         provenance: teacher, its fingerprint, where the calibration images came from.
         teacher: what it was made from, to compare with; not saved.
+        chains: which neighbouring layers were equalized or split, and why the others were not.
     """
 
     graph: fx.GraphModule
@@ -43,6 +44,7 @@ class CompressedModel:
     table: tuple[PlacementRow, ...]
     provenance: Mapping[str, Any]
     teacher: Teacher | None = None
+    chains: tuple[ChainRow, ...] = ()
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Logits of images in pixel units (0..1).
@@ -103,6 +105,7 @@ class CompressedModel:
             "classes": list(self.classes),
             "spec": self.spec.as_dict(),
             "table": [asdict(row) for row in self.table],
+            "chains": [asdict(row) for row in self.chains],
             "provenance": dict(self.provenance),
         }
         checkpoints.save(Path(directory) / FILE_NAME, self.graph.state_dict(), kind="compressed model", facts=facts)
@@ -131,6 +134,7 @@ def load_model(directory: str | os.PathLike[str], *, leaves: Mapping[str, nn.Mod
             spec=QuantizationSpec.from_dict(facts["spec"]),
             table=tuple(PlacementRow(**row) for row in facts["table"]),
             provenance=facts["provenance"],
+            chains=tuple(ChainRow(**row) for row in facts.get("chains", ())),
         )
     except CheckpointError:
         raise

@@ -5,7 +5,6 @@ from functools import cached_property
 
 from torch import Tensor, fx, nn
 
-from dfqlab.compression.equalization import Chain
 from dfqlab.compression.folding import Gaussian
 from dfqlab.compression.quantizers import ActivationQuantizer
 from dfqlab.compression.spec import Grid, QuantizationSpec
@@ -30,6 +29,25 @@ class PlacementRow:
 
 
 @dataclass(frozen=True)
+class ChainRow:
+    """One line of the table of neighbouring layers, between which channels may be scaled or split.
+
+    Attributes:
+        layer: module path.
+        reader: of the layer that alone reads it, with nothing between them that minds; empty where there is none.
+        equalized: whether their channels were scaled against each other.
+        split: how many of them were split in two.
+        skipped: why something that was asked for was not done.
+    """
+
+    layer: str
+    reader: str
+    equalized: bool
+    split: int
+    skipped: str
+
+
+@dataclass(frozen=True)
 class PreparedNetwork:
     """A folded network with quantizers standing in it, not yet calibrated.
 
@@ -42,7 +60,7 @@ class PreparedNetwork:
         grid_of: for each tensor node of the graph, the quantizer (path) whose grid its values stand on.
         table: what was placed where.
         ends: module paths of the first layer and of the last ones.
-        chains: what equalization made of each layer; empty where nobody asked for it.
+        chains: what equalization and splitting made of each layer; empty where nobody asked for either.
     """
 
     teacher: Teacher
@@ -55,7 +73,7 @@ class PreparedNetwork:
     grid_of: dict[fx.Node, str]
     table: tuple[PlacementRow, ...]
     ends: tuple[str, ...]
-    chains: tuple[Chain, ...] = ()
+    chains: tuple[ChainRow, ...] = ()
 
     def input_scale(self, path: str) -> Tensor:
         """The step of what a weighted layer reads.

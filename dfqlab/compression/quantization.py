@@ -160,6 +160,7 @@ def freeze(
         prepared.table,
         dict(provenance),
         teacher,
+        prepared.chains,
     )
 
 

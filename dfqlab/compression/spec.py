@@ -143,6 +143,8 @@ class QuantizationSpec:
             unless the rounding learns from images: then it has seen to the mean itself.
         granularity: of weights.
         reconstruction: how roundings that learn do it.
+        split_channels: share of channels to split in two where two layers follow each other, 0 to 1: outliers among the
+            weights then reach half as far, and the layers grow; see `dfqlab.compression.splitting`.
 
     Raises:
         QuantizationError: bits that are not an integer from 2 to 8.
@@ -163,6 +165,7 @@ class QuantizationSpec:
     bias_correction: BiasCorrection | None = None
     granularity: Granularity = "per_channel"
     reconstruction: Reconstruction = Reconstruction()
+    split_channels: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("weights", "activations"):
@@ -181,6 +184,10 @@ class QuantizationSpec:
             )
         if self.mean_bits is not None and not 2 <= self.mean_bits <= 8:
             raise QuantizationError(f"mean_bits={self.mean_bits:g}: a weight takes from 2 to 8 bits")
+        if not isinstance(self.split_channels, (int, float)) or not 0 <= self.split_channels <= 1:
+            raise ConfigurationError(
+                f"split_channels={self.split_channels!r}: expected a share of the channels, from 0 to 1, as 0.02"
+            )
         for name, choices, optional in (
             ("calibration", Calibration, False),
             ("rounding", Rounding, False),
