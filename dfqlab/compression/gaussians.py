@@ -17,6 +17,7 @@ from dfqlab.errors import QuantizationError
 
 _REACH = 6.0  # standard deviations that count as extremes: DFQ's (Nagel et al. 2019)
 _LEAST_STD = 1e-12
+_IMAGES = 2  # alike, as many as shapes were noted for: of one alone `x.squeeze()` would drop the dimension
 _AT_ONCE = 1024  # values whose histograms are made side by side: 16 megabytes
 
 
@@ -25,7 +26,7 @@ class ClippedNormal:
     """Values that are each normal and then clipped, as ReLU does.
 
     Attributes:
-        mean, std: of each value before clipping, (1, c, h, w) or (1, c), or whatever shape a value has.
+        mean, std: of each value before clipping, (n, c, h, w) or (n, c), or whatever shape a value has.
         low, high: what it is clipped to, shaped like them.
     """
 
@@ -43,6 +44,10 @@ class ClippedNormal:
         """Clipped once more."""
         low, high = (torch.as_tensor(end, dtype=self.mean.dtype) for end in (low, high))
         return replace(self, low=torch.maximum(self.low, low), high=torch.minimum(self.high, high))
+
+    def of_one_image(self) -> "ClippedNormal":
+        """The first of images that are all alike."""
+        return ClippedNormal(self.mean[:1], self.std[:1], self.low[:1], self.high[:1])
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and variance after clipping; with low = 0, DFQ's `γ φ(-β/γ) + β (1 - Φ(-β/γ))`."""
@@ -92,10 +97,15 @@ def expected_values(prepared: PreparedNetwork) -> dict[str, ClippedNormal]:
     """The expected values at every quantizer, by its path.
 
     Raises:
-        QuantizationError: an operation whose result is not known; names it.
+        QuantizationError: no BatchNorm at all, or an operation whose result is not known; names it.
     """
+    if not prepared.gaussians:
+        raise QuantizationError(
+            f"{prepared.teacher.name!r} has no BatchNorm layer that remembers what passed it; "
+            "take a calibration that looks at images"
+        )
     follower = _Follower(prepared)
-    return {path: follower.at(node) for node, path in follower.quantizers.items()}
+    return {path: follower.at(node).of_one_image() for node, path in follower.quantizers.items()}
 
 
 def expected_inputs(prepared: PreparedNetwork) -> dict[str, Tensor]:
@@ -109,7 +119,7 @@ def expected_inputs(prepared: PreparedNetwork) -> dict[str, Tensor]:
         if node.op == "call_module" and str(node.target) in prepared.weights:
             value = follower.values[node.args[0]]
             if isinstance(value, ClippedNormal):
-                found[str(node.target)] = value.moments()[0]
+                found[str(node.target)] = value.of_one_image().moments()[0]
     return found
 
 
@@ -169,14 +179,14 @@ class _Follower:
 
     def _pixels(self, node: fx.Node) -> ClippedNormal:
         """Normalised images: mean 0, variance 1, and no further than valid pixels."""
-        shape = (1, *self.prepared.teacher.input.size)
+        shape = (_IMAGES, *self.prepared.teacher.input.size)
         low, high = self.prepared.teacher.input.valid_range
         zeros = torch.zeros(shape, dtype=torch.float64)
         return ClippedNormal.unclipped(zeros, zeros + 1).clipped(low, high)
 
     def _weighted(self, node: fx.Node) -> ClippedNormal | None:
         path = str(node.target)
-        shape = (1, *node.meta["tensor_meta"].shape[1:])
+        shape = node.meta["tensor_meta"].shape
         if path in self.prepared.gaussians:
             known = self.prepared.gaussians[path]
             mean, std = (t.double().cpu().reshape(1, -1, *[1] * (len(shape) - 2)) for t in (known.mean, known.std))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy import integrate, stats
 from torch import Tensor, fx, nn
 
@@ -166,15 +167,35 @@ def test_expected_values_are_the_moments_of_samples(
         assert ((sample.mean(0) - mean[0]).abs() <= 0.1 * sample.std(0) + 1e-9).all(), path
 
 
+class Squeezes(nn.Module):
+    def __init__(self, how: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head, self.how = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 5), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.how(F.adaptive_avg_pool2d(self.norm(self.conv(x)).relu(), 1)))  # type: ignore[no-any-return]
+
+
+def test_squeezing_is_flattening_as_it_is_with_images(make_teacher: MakeTeacher) -> None:
+    ways: list[Callable[[Tensor], Tensor]] = [lambda x: x.squeeze(), lambda x: x.flatten(1)]
+    squeezed, flattened = (prepare(make_teacher(Squeezes(how)), QuantizationSpec(calibration="bn")) for how in ways)
+    inputs = [expected_inputs(prepared) for prepared in (squeezed, flattened)]
+    assert inputs[0]["head"].shape == (1, 4)
+    assert torch.equal(inputs[0]["head"], inputs[1]["head"])
+    for prepared in (squeezed, flattened):
+        calibrate(prepared, None)
+    assert squeezed.input_scale("head") == flattened.input_scale("head")
+
+
 def test_an_operation_that_nobody_can_follow_is_named(make_teacher: MakeTeacher) -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sigmoid(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5),
     )  # fmt: skip
     teacher = make_teacher(net)
+    prepared = prepare(teacher, QuantizationSpec())
     with pytest.raises(QuantizationError, match="the quantizer of '2' is not known from BatchNorm alone"):
-        quantize(teacher, None, calibration="bn")
-    prepared = prepare(teacher, QuantizationSpec(calibration="bn"))
+        expected_values(prepared)
     assert list(expected_inputs(prepared)) == ["0", "8"]  # behind the next BatchNorm all is known again
 
 
