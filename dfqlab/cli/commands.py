@@ -182,7 +182,7 @@ def _spec(chosen: options.Quantize) -> QuantizationSpec:
     }
     if chosen.recipe in WITHOUT_IMAGES and chosen.images is None:
         asked = {name: value for name, value in asked.items() if value != getattr(options.Quantize, name)}
-        asked = {**DFQ.QUANTIZATION, **asked}
+        asked = DFQ().quantization | asked
     return QuantizationSpec(
         weights=chosen.weights,
         activations=chosen.activations,

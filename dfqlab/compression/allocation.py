@@ -1,8 +1,9 @@
 """Mixed precision: what each layer loses at each width, and the widths that lose least within a size."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import ModuleType
 
 from dfqlab.compression.execution import log_shares
 from dfqlab.compression.prepared import PreparedNetwork
@@ -15,6 +16,7 @@ from dfqlab.progress import OnStep, Step, ignore
 
 WIDTHS = tuple(range(2, 9))
 _IMAGES = 64
+_TOLERANCE = 1e-9  # of a mean: what the solver took to fit must fit when it is counted again
 
 Losses = Mapping[str, Mapping[int, float]]
 
@@ -67,26 +69,20 @@ def allocate(losses: Losses, sizes: Mapping[str, int], mean_bits: float) -> dict
     >>> allocate({"a": {2: 5.0, 4: 0.0}, "b": {2: 1.0, 4: 0.0}}, {"a": 10, "b": 10}, mean_bits=3)
     {'a': 4, 'b': 2}
     """
-    total = sum(sizes.values())
-    smallest = sum(min(losses[path]) * size for path, size in sizes.items()) / total
-    if mean_bits < smallest:
-        raise QuantizationError(
-            f"mean_bits={mean_bits:g}: the smallest possible here is {math.ceil(100 * smallest) / 100:g}, with every "
-            "layer that may change at its smallest width"
-        )
-    try:
-        from scipy.optimize import Bounds, LinearConstraint, milp
-    except ImportError as error:
-        raise ConfigurationError('mixed precision needs the extra "search": pip install "dfqlab[search]"') from error
+    _require_room(losses, sizes, mean_bits)
+    optimize = _solver()
     choices = [(path, bits) for path, by_bits in losses.items() for bits in by_bits]
     one_each = [[float(path == chosen) for chosen, _ in choices] for path in losses]
     bits_of_all = [float(sizes[path] * bits) for path, bits in choices]
     largest = max(losses[path][bits] for path, bits in choices) or 1.0  # a solver's tolerances are absolute
-    found = milp(
+    found = optimize.milp(
         [losses[path][bits] / largest for path, bits in choices],
         integrality=[1] * len(choices),
-        bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint([bits_of_all], 0, mean_bits * total)],
+        bounds=optimize.Bounds(0, 1),
+        constraints=[
+            optimize.LinearConstraint(one_each, 1, 1),
+            optimize.LinearConstraint([bits_of_all], 0, mean_bits * sum(sizes.values())),
+        ],
         options={"mip_rel_gap": 0.0},
     )
     if not found.success:
@@ -106,13 +102,51 @@ def mixed(
         DataError: no images.
     """
     spec = prepared.spec
-    losses = sensitivities(prepared, source, on_step=on_step)
-    for path, grid in prepared.grids.items():
-        named = spec.layers.get(path, Widths()).weights is not None
-        if named or (spec.ends is not None and path in prepared.ends):
-            losses[path] = {grid.bits: losses[path][grid.bits]}
-    sizes = {path: layer.weight.numel() for path, layer in prepared.weights.items()}
-    chosen = allocate(losses, sizes, mean_bits)
+    measured = sensitivities(prepared, source, on_step=on_step)
+    losses = {path: {bits: measured[path][bits] for bits in widths} for path, widths in _widths(prepared).items()}
+    chosen = allocate(losses, sizes_of(prepared), mean_bits)
     activations = {path: spec.layers.get(path, Widths()).activations for path in chosen}
     layers = {path: Widths(bits, activations[path]) for path, bits in chosen.items()}
     return replace(spec, layers={**spec.layers, **layers})
+
+
+def check_budget(prepared: PreparedNetwork) -> None:
+    """Raise what `mixed` would, where images cannot change that: no room for the smallest widths, or no scipy."""
+    if prepared.spec.mean_bits is not None:
+        _require_room(_widths(prepared), sizes_of(prepared), prepared.spec.mean_bits)
+        _solver()
+
+
+def sizes_of(prepared: PreparedNetwork) -> dict[str, int]:
+    """How many weights each layer has, by module path."""
+    return {path: layer.weight.numel() for path, layer in prepared.weights.items()}
+
+
+def _widths(prepared: PreparedNetwork) -> dict[str, tuple[int, ...]]:
+    """Those that each layer may have: one where the specification names the layer or the ends."""
+    spec = prepared.spec
+    found = {}
+    for path, grid in prepared.grids.items():
+        named = spec.layers.get(path, Widths()).weights is not None
+        fixed = named or (spec.ends is not None and path in prepared.ends)
+        found[path] = (grid.bits,) if fixed else WIDTHS
+    return found
+
+
+def _require_room(widths: Mapping[str, Iterable[int]], sizes: Mapping[str, int], mean_bits: float) -> None:
+    total = sum(sizes.values())
+    smallest = sum(min(widths[path]) * size for path, size in sizes.items()) / total
+    if mean_bits < smallest - _TOLERANCE:
+        raise QuantizationError(
+            f"mean_bits={mean_bits:g}: the smallest possible here is {math.ceil(100 * smallest) / 100:g}, with every "
+            "layer that may change at its smallest width"
+        )
+
+
+def _solver() -> ModuleType:
+    try:
+        from scipy import optimize
+    except ImportError as error:
+        raise ConfigurationError('mixed precision needs the extra "search": pip install "dfqlab[search]"') from error
+    found: ModuleType = optimize
+    return found

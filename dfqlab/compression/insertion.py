@@ -5,8 +5,11 @@ from typing import Any, Literal
 
 from torch import fx, nn
 
+from dfqlab.compression.allocation import check_budget
+from dfqlab.compression.blocks import find_units
 from dfqlab.compression.equalization import Chain, equalize, find_chains
 from dfqlab.compression.folding import FoldedNetwork, fold
+from dfqlab.compression.gaussians import expected_values
 from dfqlab.compression.kinds import CappedReLU, Kind, kind_of
 from dfqlab.compression.prepared import ChainRow, PlacementRow, PreparedNetwork
 from dfqlab.compression.quantizers import ActivationQuantizer
@@ -25,7 +28,9 @@ def prepare(teacher: Teacher, spec: QuantizationSpec) -> PreparedNetwork:
 
     Raises:
         TeacherError: torch.fx cannot trace the network.
-        ConfigurationError: bits for a layer that does not exist.
+        ConfigurationError: bits for a layer that does not exist, or `mean_bits` without scipy.
+        QuantizationError: `mean_bits` below what is possible; a network that cannot be cut into blocks where these are
+            reconstructed; one of which BatchNorm says too little where ranges come from there.
     """
     folded, chains = fold(teacher), tuple[Chain, ...]()
     if spec.equalization == "dfq":
@@ -35,7 +40,18 @@ def prepare(teacher: Teacher, spec: QuantizationSpec) -> PreparedNetwork:
     prepared, split = _Inserter(teacher, spec, folded).run(), dict[str, int]()
     if spec.split_channels:
         prepared, split = split_channels(prepared, chains)
-    return replace(prepared, chains=tuple(_row(chain, prepared, split.get(chain.first, 0)) for chain in chains))
+    prepared = replace(prepared, chains=tuple(_row(chain, prepared, split.get(chain.first, 0)) for chain in chains))
+    _require_feasible(prepared)
+    return prepared
+
+
+def _require_feasible(prepared: PreparedNetwork) -> None:
+    """Whoever makes images prepares first: what would fail with any images fails here, before hours of work."""
+    check_budget(prepared)
+    if prepared.spec.calibration == "bn":
+        expected_values(prepared)
+    if prepared.spec.rounding in ("brecq", "qdrop"):
+        find_units(prepared, "block")
 
 
 def _row(chain: Chain, prepared: PreparedNetwork, split: int) -> ChainRow:

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping, Sized
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -20,8 +19,8 @@ from dfqlab.compression.model import CompressedModel
 from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.reconstruction import adaround, brecq, qdrop
 from dfqlab.compression.rounding import Rounded, RoundedWeight, Rounding, nearest, squant
-from dfqlab.compression.spec import QuantizationSpec
-from dfqlab.errors import ConfigurationError, DataError, did_you_mean
+from dfqlab.compression.spec import specification
+from dfqlab.errors import DataError
 from dfqlab.images import ImageSource, SyntheticSet, as_source
 from dfqlab.progress import OnStep, ignore
 from dfqlab.teachers import Teacher
@@ -70,12 +69,10 @@ def quantize(
         DataError: images that do not fit, or none where they are needed.
         TeacherError: the network cannot be traced; says which line and how to leave that part out.
     """
-    known = [field.name for field in fields(QuantizationSpec)]
-    for name in more:
-        if name not in known:
-            raise ConfigurationError(f"unknown setting {name!r}; {did_you_mean(name, known)}")
-    chosen = {"calibration": calibration, "equalization": equalization, "rounding": rounding}
-    spec = QuantizationSpec(weights, activations, **chosen, **more)  # type: ignore[arg-type]
+    spec = specification(
+        weights=weights, activations=activations, calibration=calibration, equalization=equalization, rounding=rounding,
+        **more,
+    )  # fmt: skip
     source = None if images is None else as_source(images, teacher.input)
     learns = spec.learns_rounding or spec.mean_bits is not None or spec.corrects == "empirical"
     if source is not None and learns:

@@ -1,7 +1,7 @@
 """What to quantize, and how."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from dfqlab.errors import ConfigurationError, QuantizationError, did_you_mean
@@ -183,7 +183,10 @@ class QuantizationSpec:
                 "below the upper end, and above the lower one"
             )
         if self.mean_bits is not None and not 2 <= self.mean_bits <= 8:
-            raise QuantizationError(f"mean_bits={self.mean_bits:g}: a weight takes from 2 to 8 bits")
+            raise QuantizationError(
+                f"mean_bits={self.mean_bits:g}: a weight takes from 2 to 8 bits; the smallest possible mean is 2, "
+                "and more where layers have widths of their own"
+            )
         if not isinstance(self.split_channels, (int, float)) or not 0 <= self.split_channels <= 1:
             raise ConfigurationError(
                 f"split_channels={self.split_channels!r}: expected a share of the channels, from 0 to 1, as 0.02"
@@ -243,11 +246,25 @@ class QuantizationSpec:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "QuantizationSpec":
+    def from_dict(cls, known: Mapping[str, Any]) -> "QuantizationSpec":
         """What `as_dict` gave, back."""
-        layers = {name: Widths(**widths) for name, widths in fields.get("layers", {}).items()}
-        reconstruction = Reconstruction(**fields.get("reconstruction", {}))
-        return cls(**{**fields, "layers": layers, "reconstruction": reconstruction})
+        layers = {name: Widths(**widths) for name, widths in known.get("layers", {}).items()}
+        reconstruction = Reconstruction(**known.get("reconstruction", {}))
+        return cls(**{**known, "layers": layers, "reconstruction": reconstruction})
+
+
+def specification(**settings: Any) -> QuantizationSpec:
+    """The specification with these fields, where they are given by name.
+
+    Raises:
+        QuantizationError: bits outside 2..8.
+        ConfigurationError: an unknown choice, or a field that does not exist; names the near ones.
+    """
+    known = [field.name for field in fields(QuantizationSpec)]
+    for name in settings:
+        if name not in known:
+            raise ConfigurationError(f"unknown setting {name!r}; {did_you_mean(name, known)}")
+    return QuantizationSpec(**settings)
 
 
 def _check_bits(name: str, bits: object) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dfqlab.compression.insertion import prepare
 from dfqlab.compression.model import CompressedModel
+from dfqlab.compression.spec import specification
 from dfqlab.errors import ConfigurationError, TeacherError, did_you_mean
 from dfqlab.images import ImageSource, SyntheticSet
 from dfqlab.progress import Cancelled, OnStep, ignore
@@ -94,13 +96,14 @@ def compress(
     zoo = [teachers] if isinstance(teachers, Teacher) else list(teachers)
     if not zoo:
         raise TeacherError("nothing to compress: expected a teacher, or several, got none")
+    how = {"weights": weights, "activations": activations, **(quantization or {})}
+    prepare(zoo[0], specification(**paper.quantization | how))  # what cannot be done is refused before images are made
     if images is None and recipe in RECIPES:
         made = synthesize(zoo, recipe, count=count, seed=seed, on_step=on_step, **settings)
         if made.partial:
             raise Cancelled
         images = made
-    how = {"weights": weights, "activations": activations, "on_step": on_step, **(quantization or {})}
-    model: CompressedModel = paper.compress(zoo[0], images, **how)
+    model: CompressedModel = paper.compress(zoo[0], images, on_step=on_step, **how)
     return model
 
 

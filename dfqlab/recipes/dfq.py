@@ -19,16 +19,17 @@ class DFQ:
     a layer, as in the paper.
     """
 
-    QUANTIZATION: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {
+    @property
+    def quantization(self) -> dict[str, Any]:
+        """Equalize, absorb, take ranges from BatchNorm, round to nearest, correct biases."""
+        return {
             "equalization": "dfq",
             "calibration": "bn",
             "weight_calibration": "minmax",
             "bias_correction": "analytic",
             "granularity": "per_tensor",
         }
-    )
 
     def compress(self, teacher: Teacher, images: ImageSource | None = None, **how: Any) -> CompressedModel:
-        """Equalize, absorb, take ranges from BatchNorm, round to nearest, correct biases. No image is looked at."""
-        return quantize(teacher, None, **{**self.QUANTIZATION, **how})
+        """Quantize as the paper does, or as `how` says. No image is looked at."""
+        return quantize(teacher, None, **self.quantization | how)

@@ -70,6 +70,11 @@ class DSG:
             request.setdefault("labels", "balanced")
         return invert(teachers, self.objective, self.descent, recipe="dsg", settings=asdict(self), **request)
 
+    @property
+    def quantization(self) -> dict[str, Any]:
+        """Ranges clip by the squared error: of the rules of Table 5 the best one with the paper's own images."""
+        return {"calibration": "mse"}
+
     def compress(self, teacher: Teacher, images: ImageSource, **how: Any) -> CompressedModel:
-        """Clip by the squared error: of the rules of Table 5 the one that is best with the paper's own images."""
-        return quantize(teacher, images, **{"calibration": "mse"} | how)
+        """Quantize as the paper does, or as `how` says."""
+        return quantize(teacher, images, **self.quantization | how)

@@ -71,7 +71,11 @@ class MixMix:
         descent = replace(self.descent, teachers_per_batch=min(self.teachers_per_batch, len(teachers)))
         return invert(teachers, self.objective, descent, recipe="mixmix", settings=asdict(self), **request)
 
+    @property
+    def quantization(self) -> dict[str, Any]:
+        """Rounding is reconstructed block by block (BRECQ, section 5), the first and the last layer at 8 bits."""
+        return {"calibration": "mse", "rounding": "brecq", "ends": 8}
+
     def compress(self, teacher: Teacher, images: ImageSource, **how: Any) -> CompressedModel:
-        """Reconstruct block by block (BRECQ, section 5), the first and the last layer at 8 bits."""
-        paper: dict[str, Any] = {"calibration": "mse", "rounding": "brecq", "ends": 8}
-        return quantize(teacher, images, **paper | how)
+        """Quantize as the paper does, or as `how` says."""
+        return quantize(teacher, images, **self.quantization | how)

@@ -42,6 +42,11 @@ class ZeroQ:
         """Distil images from the teachers."""
         return invert(teachers, self.objective, self.descent, recipe="zeroq", settings=asdict(self), **request)
 
+    @property
+    def quantization(self) -> dict[str, Any]:
+        """Ranges cover what the images show, and what the weights are, by its extremes."""
+        return {"calibration": "minmax"}
+
     def compress(self, teacher: Teacher, images: ImageSource, **how: Any) -> CompressedModel:
-        """Cover what the images show, and what the weights are, by its extremes."""
-        return quantize(teacher, images, **{"calibration": "minmax"} | how)
+        """Quantize as the paper does, or as `how` says."""
+        return quantize(teacher, images, **self.quantization | how)

@@ -1,6 +1,8 @@
 """Where quantizers stand, counted by hand on small networks; and that all that integers read is an integer."""
 
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from dfqlab.compression.model import CompressedModel
 from dfqlab.compression.prepared import PlacementRow, PreparedNetwork
 from dfqlab.compression.quantization import quantize
 from dfqlab.compression.spec import QuantizationSpec, Widths
-from dfqlab.errors import ConfigurationError, TeacherError
+from dfqlab.errors import ConfigurationError, QuantizationError, TeacherError
 from dfqlab.measures import sqnr
 from dfqlab.teachers import Teacher
 
@@ -393,3 +395,45 @@ def test_bits_that_a_row_of_the_table_does_not_have_are_refused(
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
     with pytest.raises(ConfigurationError, match=said):
         prepare(make_teacher(module), QuantizationSpec(layers={name: widths}))
+
+
+class EarlySize(nn.Module):
+    """Flattens by the size of its input: no block of it can be computed by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(256, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.conv(x)).relu().view(x.size(0), -1))  # type: ignore[no-any-return]
+
+
+def plain(*behind: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 1), *behind, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+
+
+INFEASIBLE: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
+    "blocks": (EarlySize, {"rounding": "brecq"}, "reads the size of"),
+    "no BatchNorm": (plain, {"calibration": "bn"}, "has no BatchNorm layer that remembers"),
+    "unknown to BatchNorm": (
+        lambda: plain(nn.BatchNorm2d(4), nn.Sigmoid()), {"calibration": "bn"}, "not known from BatchNorm alone"
+    ),
+    "a budget": (plain, {"mean_bits": 3.0, "ends": 6}, "mean_bits=3: the smallest possible here is 6"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", INFEASIBLE)
+def test_what_no_images_would_help_is_refused_before_there_are_any(make_teacher: MakeTeacher, what: str) -> None:
+    network, asked, said = INFEASIBLE[what]
+    teacher = make_teacher(network())
+    prepare(teacher, QuantizationSpec())
+    with pytest.raises(QuantizationError, match=said):
+        prepare(teacher, QuantizationSpec(**asked))
+
+
+def test_mixed_precision_without_scipy_is_refused_before_there_are_images(
+    make_teacher: MakeTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(ConfigurationError, match=r"pip install \"dfqlab\[search\]\""):
+        prepare(make_teacher(plain()), QuantizationSpec(mean_bits=4))

@@ -8,7 +8,7 @@ import torch
 
 from dfqlab.compression.quantization import quantize
 from dfqlab.compression.spec import Reconstruction
-from dfqlab.errors import ConfigurationError, TeacherError
+from dfqlab.errors import ConfigurationError, QuantizationError, TeacherError
 from dfqlab.images import Noise
 from dfqlab.progress import Cancelled, Step
 from dfqlab.recipes import compress, synthesize
@@ -50,6 +50,20 @@ def test_images_may_be_given_and_what_a_paper_does_be_changed(make_teacher: Make
     noise = Noise(teacher.input, 6, 0)
     model = compress(teacher, "mixmix", images=noise, quantization={"rounding": "nearest", "ends": None})
     assert (model.spec.rounding, model.spec.ends) == ("nearest", None)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "error"),
+    [({"mean_bits": 2, "ends": 8}, QuantizationError), ({"ruonding": "nearest"}, ConfigurationError)],
+)
+def test_what_cannot_be_done_is_refused_before_images_are_made(
+    quantization: dict[str, Any], error: type[Exception], make_teacher: MakeTeacher
+) -> None:
+    def nothing(step: Step) -> None:
+        raise AssertionError("images are made")
+
+    with pytest.raises(error):
+        compress(make_teacher(), "mixmix", count=4, steps=2, quantization=quantization, on_step=nothing)
 
 
 def test_a_recipe_that_only_makes_images_says_so(make_teacher: MakeTeacher) -> None:
