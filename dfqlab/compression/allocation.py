@@ -1,8 +1,8 @@
 """Mixed precision: what each layer loses at each width, and the widths that lose least within a size."""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 from dfqlab.compression.execution import log_shares
@@ -88,6 +88,51 @@ def allocate(losses: Losses, sizes: Mapping[str, int], mean_bits: float) -> dict
     if not found.success:
         raise QuantizationError(f"no widths were found for mean_bits={mean_bits:g}: {found.message}")
     return {path: bits for (path, bits), taken in zip(choices, found.x, strict=True) if taken > 0.5}
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """A width for each layer, what it costs and what it loses.
+
+    Attributes:
+        widths: bits by module path.
+        mean_bits: that a weight takes on average.
+        loss: what layers lose each alone, in sum.
+    """
+
+    widths: Mapping[str, int]
+    mean_bits: float
+    loss: float
+
+    @classmethod
+    def of(cls, widths: Mapping[str, int], losses: Losses, sizes: Mapping[str, int]) -> "Allocation":
+        """Of these widths."""
+        bits = sum(sizes[path] * width for path, width in widths.items())
+        return cls(widths, bits / sum(sizes.values()), sum(losses[path][width] for path, width in widths.items()))
+
+
+def frontier(losses: Losses, sizes: Mapping[str, int], budgets: Sequence[float]) -> tuple[Allocation, ...]:
+    """The widths that lose least within each of some sizes: ZeroQ's Pareto frontier.
+
+    Args:
+        losses: of each layer at each width that it may have, as `sensitivities` measures them.
+        sizes: weights of each layer.
+        budgets: bits that a weight may take on average.
+
+    Raises:
+        QuantizationError, ConfigurationError: as `allocate` does.
+
+    >>> losses, sizes = {"a": {2: 5.0, 4: 0.0}, "b": {2: 1.0, 4: 0.0}}, {"a": 10, "b": 30}
+    >>> [(point.mean_bits, point.loss) for point in frontier(losses, sizes, [2, 3, 4])]
+    [(2.0, 6.0), (2.5, 1.0), (4.0, 0.0)]
+    """
+    return tuple(Allocation.of(allocate(losses, sizes, budget), losses, sizes) for budget in budgets)
+
+
+def one_width(losses: Losses, sizes: Mapping[str, int]) -> tuple[Allocation, ...]:
+    """All layers at one width, for each that all of them may have, from few bits to many."""
+    common = sorted(set.intersection(*(set(by_bits) for by_bits in losses.values())))
+    return tuple(Allocation.of(dict.fromkeys(losses, bits), losses, sizes) for bits in common)
 
 
 def mixed(

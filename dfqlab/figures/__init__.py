@@ -3,6 +3,7 @@
 from dfqlab.figures.bits import accuracy_by_bits
 from dfqlab.figures.diversity import activation_densities, projection_panels, sample_statistics_scatter
 from dfqlab.figures.dots import accuracy_by_source
+from dfqlab.figures.frontier import bit_frontier, bits_by_layer
 from dfqlab.figures.grids import matrix_view, number_line
 from dfqlab.figures.inversion import image_rows, inversion_progress
 from dfqlab.figures.lines import batch_norm_view, layer_errors, loss_curve
@@ -23,6 +24,8 @@ __all__ = [
     "accuracy_by_source",
     "activation_densities",
     "batch_norm_view",
+    "bit_frontier",
+    "bits_by_layer",
     "channel_ranges",
     "color_of",
     "coming_to_life",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dfqlab.compression.allocation import WIDTHS, allocate, sensitivities
+from dfqlab.compression.allocation import WIDTHS, allocate, frontier, one_width, sensitivities
 from dfqlab.compression.insertion import prepare
 from dfqlab.compression.quantization import quantize
 from dfqlab.compression.spec import QuantizationSpec, Widths
@@ -29,14 +29,20 @@ def teacher(make_teacher: MakeTeacher) -> Teacher:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("mean_bits", [2.0, 2.5, 3.9, 6.0, 8.0])
-def test_no_other_assignment_that_fits_loses_less(seed: int, mean_bits: float) -> None:
+def drawn(seed: int) -> tuple[dict[str, dict[int, float]], dict[str, int]]:
+    """What four layers lose at three widths, and how large they are."""
     generator = torch.Generator().manual_seed(seed)
     sizes = {name: int(torch.randint(1, 400, (), generator=generator)) for name in "abcd"}
     losses = {
         name: {bits: float(torch.rand((), generator=generator)) / 4**bits for bits in (2, 4, 8)} for name in sizes
     }
+    return losses, sizes
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("mean_bits", [2.0, 2.5, 3.9, 6.0, 8.0])
+def test_no_other_assignment_that_fits_loses_less(seed: int, mean_bits: float) -> None:
+    losses, sizes = drawn(seed)
     room = mean_bits * sum(sizes.values())
 
     def needed(bits: dict[str, int]) -> int:
@@ -47,6 +53,35 @@ def test_no_other_assignment_that_fits_loses_less(seed: int, mean_bits: float) -
     found = allocate(losses, sizes, mean_bits)
     assert needed(found) <= room
     assert sum(losses[name][bits] for name, bits in found.items()) == pytest.approx(best, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_lies_below_the_frontier(seed: int) -> None:
+    """Against every assignment of three widths to four layers: none is as small and loses less."""
+    losses, sizes = drawn(seed)
+    budgets = [2.0, 2.6, 3.3, 4.0, 5.1, 6.7, 8.0]
+    points = frontier(losses, sizes, budgets)
+    ways = [dict(zip(sizes, widths, strict=True)) for widths in itertools.product((2, 4, 8), repeat=4)]
+    weight = sum(sizes.values())
+    means = [sum(sizes[n] * b for n, b in way.items()) / weight for way in ways]
+    lost = [sum(losses[n][b] for n, b in way.items()) for way in ways]
+    for budget, point in zip(budgets, points, strict=True):
+        best = min(loss for loss, mean in zip(lost, means, strict=True) if mean <= budget + 1e-9)
+        assert point.loss == pytest.approx(best, rel=1e-6)
+        at = ways.index(dict(point.widths))
+        assert (point.mean_bits, point.loss) == (pytest.approx(means[at]), pytest.approx(lost[at]))
+        assert point.mean_bits <= budget + 1e-9
+    assert [point.loss for point in points] == sorted((point.loss for point in points), reverse=True)
+    alike = one_width(losses, sizes)
+    assert [set(point.widths.values()) for point in alike] == [{2}, {4}, {8}]
+    assert [point.mean_bits for point in alike] == [2, 4, 8]
+    assert points[0] == alike[0]
+    assert points[3].loss <= alike[1].loss
+
+
+def test_one_width_is_one_that_every_layer_may_have() -> None:
+    losses = {"a": {2: 3.0, 4: 2.0, 8: 1.0}, "b": {4: 0.5, 8: 0.1}}
+    assert [point.mean_bits for point in one_width(losses, {"a": 3, "b": 4})] == [4, 8]
 
 
 def test_below_the_smallest_width_the_smallest_possible_is_said() -> None:
