@@ -32,6 +32,9 @@ PAPERS = {
     "DeepInversion": "DeepInversion",
     "The Knowledge Within": "The Knowledge Within|KnowledgeWithin",
     "Kendall et al. 2018": r"Kendall et al\.\s+2018",
+    "ACIQ": "ACIQ",
+    "AdaRound": "AdaRound",
+    "BRECQ": "BRECQ",
 }
 """How docstrings call each paper."""
 

@@ -1,4 +1,4 @@
-"""Bias correction (DFQ, Nagel et al. 2019): rounding moves the mean that a layer puts out; its bias moves it back."""
+"""Bias correction (DFQ, section 4.2): rounding moves the mean that a layer puts out; its bias moves it back."""
 
 from typing import Any
 

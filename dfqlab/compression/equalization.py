@@ -1,4 +1,4 @@
-"""Cross-layer equalization (DFQ, Nagel et al. 2019): channels of neighbouring layers scaled against each other.
+"""Cross-layer equalization (DFQ, Nagel et al. 2019, section 4.1): neighbouring layers scaled against each other.
 
 A ReLU passes positive factors through, so a channel may be made smaller by one layer and read larger by the next: the
 network computes the same, and no channel's weights are lost beside another's.
@@ -44,8 +44,8 @@ def equalize(folded: FoldedNetwork) -> tuple[FoldedNetwork, tuple[Chain, ...]]:
 
     With factors `s = sqrt(r1 r2) / r2`, channel by channel, both layers' weights reach equally far. A ReLU6
     gets a cap for each channel, so that the network still computes the same. Where a bias is so high that the ReLU
-    hardly ever cuts, `max(0, β - 3γ)` moves through it into the next layer's bias; only where that one
-    does not pad, since the padding would not know of it.
+    hardly ever cuts, `max(0, β - 3γ)` moves through it into the next layer's bias (DFQ, section 4.1.3); only where that
+    one does not pad, since the padding would not know of it.
 
     Returns:
         The network, and every layer with what became of it: a chain, or the reason why it is none.

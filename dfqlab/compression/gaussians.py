@@ -50,7 +50,7 @@ class ClippedNormal:
         return ClippedNormal(self.mean[:1], self.std[:1], self.low[:1], self.high[:1])
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance after clipping; with low = 0, DFQ's `γ φ(-β/γ) + β (1 - Φ(-β/γ))`."""
+        """Mean and variance after clipping; with low = 0, the mean is DFQ's (section 4.2.1): `γ φ(-β/γ) + β Φ(β/γ)`."""
         std = self.std.clamp(min=_LEAST_STD)
         mean = torch.zeros_like(self.mean)
         square = torch.zeros_like(self.mean)

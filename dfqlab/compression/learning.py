@@ -61,7 +61,8 @@ class Passing:
 
 
 class SoftRounding:
-    """Weights of some layers on their way to the grid: a logit for each says how much of a step it goes up.
+    """Weights of some layers on their way to the grid: a logit for each says how much of a step it goes up (AdaRound,
+    eqs. 22 and 23).
 
     Layers of one grid are rounded in one launch.
     """
@@ -82,7 +83,7 @@ class SoftRounding:
         return [group.logits for group in self.groups]
 
     def soft(self, beta: float) -> tuple[dict[str, Tensor], Tensor]:
-        """The weights as they are now, by path, and the penalty on those that are neither up nor down."""
+        """The weights as they are now, by path, and the penalty on those neither up nor down (AdaRound, eq. 24)."""
         weights: dict[str, Tensor] = {}
         penalties = []
         for group in self.groups:

@@ -28,7 +28,7 @@ _AT_ONCE = 64  # images that go through a unit together when nothing is learned
 
 
 def adaround(prepared: PreparedNetwork, source: ImageSource | None, *, on_step: OnStep = ignore) -> Rounded:
-    """Learn for each weight whether it goes up or down, layer by layer (Nagel et al. 2020, eqs. 21 to 25).
+    """Learn for each weight whether it goes up or down, layer by layer (AdaRound, eqs. 21 to 25).
 
     A layer reads what the layers in front put out with their rounded weights, and is to put out what it does in float,
     behind its activation function.

@@ -141,8 +141,7 @@ def _widest(layers: Sequence[str], bits: np.ndarray, points: Sequence[Allocation
     size, most = points[column].mean_bits, int(bits[:, column].max())
     if not differs:
         return f"At {size:.3g} bits on average, every layer has {most}"
-    named = [printable(layers[row], _LONGEST_NAME) for row in np.flatnonzero(bits[:, column] == most)]
+    named = [printable(layer, _LONGEST_NAME) for layer, row in zip(layers, bits, strict=True) if row[column] == most]
     others = f" and {len(named) - 3} more" if len(named) > 3 else ""
-    return (
-        f"At {size:.3g} bits on average, {', '.join(named[:3])}{others} {'has' if len(named) == 1 else 'have'} {most}"
-    )
+    verb = "has" if len(named) == 1 else "have"
+    return f"At {size:.3g} bits on average, {', '.join(named[:3])}{others} {verb} {most}"
