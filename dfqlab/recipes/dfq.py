@@ -1,9 +1,7 @@
 """Data-Free Quantization (Nagel et al. 2019, ICCV): no image at all."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 from dfqlab.compression.model import CompressedModel
 from dfqlab.compression.quantization import quantize
