@@ -7,7 +7,7 @@ PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 # What each target installs beside dfqlab itself: extras of pyproject.toml.
 extras-demo := deploy,zoo
-extras-test := deploy,zoo,search,lab,browser,test
+extras-test := deploy,openvino,zoo,search,lab,browser,test
 extras-lab := deploy,zoo,lab
 
 .PHONY: help demo test check lab lessons bench

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -11,15 +11,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dfqlab.compression.model import CompressedModel
-from dfqlab.deployment import OnnxModel
+from dfqlab.deployment import ExportedModel, OnnxModel, OpenVinoModel
 from dfqlab.errors import ConfigurationError, DataError, did_you_mean
 from dfqlab.images import ImageSource
 from dfqlab.measures import Interval, sqnr, wilson
 from dfqlab.teachers import Teacher
 
-Runtime = Literal["torch", "onnxruntime"]
+Runtime = Literal["torch", "onnxruntime", "openvino"]
 
 BATCH_SIZE = 128
+_EXPORTED: dict[str, type[ExportedModel]] = {"onnxruntime": OnnxModel, "openvino": OpenVinoModel}
 
 
 @runtime_checkable
@@ -81,7 +82,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: CompressedModel | OnnxModel | Teacher,
+    model: CompressedModel | ExportedModel | Teacher,
     data: LabelledBatches,
     *,
     teacher: Teacher | None = None,
@@ -90,16 +91,16 @@ def evaluate(
     """Run a model on labelled images.
 
     Args:
-        model: a compressed model, an ONNX model, or a teacher.
+        model: a compressed model, an exported model, or a teacher.
         data: e.g. `load_data("digits")`.
         teacher: whom agreement is measured with; the one that the model was made from, if None.
-        runtime: what executes a compressed model: torch, or its ONNX export in onnxruntime.
+        runtime: what executes a compressed model: torch, or its ONNX export in another runtime.
 
     Raises:
         DataError: no images, images of another size than a compressed or ONNX model takes, or labels that the model has
             no class for.
         TeacherError: images of another size than the teacher takes.
-        ConfigurationError: an unknown runtime.
+        ConfigurationError: an unknown runtime, or one that is not installed.
     """
     if not isinstance(data, LabelledBatches):
         raise DataError(
@@ -110,7 +111,7 @@ def evaluate(
     if teacher is None and isinstance(model, CompressedModel):
         teacher = model.teacher
     classifier: Classifier = (
-        OnnxModel.of(model) if runtime == "onnxruntime" and not isinstance(model, OnnxModel) else model
+        model if runtime == "torch" or isinstance(model, ExportedModel) else _EXPORTED[runtime].of(model)
     )
     correct, agrees, logits, references = [], [], [], []
     for images, labels in data.batches(BATCH_SIZE):
@@ -168,34 +169,57 @@ class Latency:
     runs: int
 
 
-def latency(original: OnnxModel, quantized: OnnxModel, images: Float[Tensor, "n c h w"], *, runs: int = 100) -> Latency:
-    """Time two models in onnxruntime on one batch, in turn, so that a busy machine slows both.
+def latency(
+    original: ExportedModel, quantized: ExportedModel, images: Float[Tensor, "n c h w"], *, runs: int = 100
+) -> Latency:
+    """Time two models on one batch, in turn, so that a busy machine slows both.
 
     Args:
         original, quantized: made with the same number of threads.
         images: the batch, in pixel units.
         runs: pairs of runs, after five that do not count.
     """
-    sessions = [original, quantized]
-    for session in sessions * 5:
-        session(images)
-    times: list[tuple[float, float]] = []
+    (found,) = latencies([(original, quantized)], images, runs=runs)
+    return found
+
+
+def latencies(
+    pairs: Sequence[tuple[ExportedModel, ExportedModel]], images: Float[Tensor, "n c h w"], *, runs: int = 100
+) -> list[Latency]:
+    """`latency` of several pairs, e.g. one of each runtime, all in turn in one run."""
+    times = interleaved([model for pair in pairs for model in pair], images, runs=runs)
+    return [
+        _latency(original, quantized, len(images), pair[1].threads)
+        for pair, original, quantized in zip(pairs, times[::2], times[1::2], strict=True)
+    ]
+
+
+def interleaved(
+    models: Sequence[ExportedModel], images: Float[Tensor, "n c h w"], *, runs: int = 100
+) -> list[list[float]]:
+    """Milliseconds of each run of each model on one batch, the models in turn, after five rounds that do not count."""
+    for model in [*models] * 5:
+        model(images)
+    times: list[list[float]] = [[] for _ in models]
     for _ in range(runs):
-        pair = []
-        for session in sessions:
+        for model, taken in zip(models, times, strict=True):
             start = time.perf_counter()
-            session(images)
-            pair.append(1000 * (time.perf_counter() - start))
-        times.append((pair[0], pair[1]))
-    ratios = sorted(f / q for f, q in times)
+            model(images)
+            taken.append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def _latency(original: list[float], quantized: list[float], batch: int, threads: int | None) -> Latency:
+    runs = len(original)
+    ratios = sorted(f / q for f, q in zip(original, quantized, strict=True))
     return Latency(
-        statistics.median(f for f, _ in times),
-        statistics.median(q for _, q in times),
+        statistics.median(original),
+        statistics.median(quantized),
         statistics.median(ratios),
         ratios[int(0.2 * (runs - 1))],
         ratios[int(0.8 * (runs - 1))],
-        len(images),
-        quantized.threads,
+        batch,
+        threads,
         runs,
     )
 

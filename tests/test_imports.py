@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ["torch", "torchvision", "timm", "triton", "onnx", "onnxruntime", "matplotlib", "IPython", "sklearn"]
+HEAVY = [
+    "torch",
+    "torchvision",
+    "timm",
+    "triton",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "matplotlib",
+    "IPython",
+    "sklearn",
+]
 FLOORS = "Floors: an import only ever goes down"
 DATA_FREE = "Data-free: nothing up to the recipes reaches dfqlab.data"
 FRONT_DOOR = "The front door is for visitors"

@@ -151,7 +151,8 @@ def doctor(chosen: options.Doctor, command: str) -> None:
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    for package in ("dfqlab", "torch", "torchvision", "timm", "triton", "onnx", "onnxscript", "onnxruntime"):
+    runtimes = ("onnx", "onnxscript", "onnxruntime", "openvino")
+    for package in ("dfqlab", "torch", "torchvision", "timm", "triton", *runtimes):
         table.add_row(package, version(package))
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; work runs on the CPU"
     table.add_row("GPU", gpu)

@@ -1,14 +1,17 @@
-"""Run an ONNX file in onnxruntime, on the CPU."""
+"""Run an ONNX file on the CPU: what every runtime has in common, and onnxruntime."""
 
 import os
 import platform
-from collections.abc import Sequence
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dfqlab.compression.model import CompressedModel
@@ -20,49 +23,53 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
+Model = TypeVar("Model", bound="ExportedModel")
 
-class OnnxModel:
-    """An ONNX classifier in onnxruntime. Calling it gives the logits of images in pixel units (0..1).
+
+class ExportedModel(ABC):
+    """An exported classifier in a runtime. Calling it gives the logits of images in pixel units (0..1).
 
     Attributes:
-        session: the runtime's session.
+        runtime: what executes it.
         name: what messages call it.
         bytes: size of the file.
         threads: how many the runtime may use; None leaves it to the runtime.
 
     Raises:
         DeploymentError: no such file, no ONNX model, or one with other inputs and outputs than `export_onnx` writes.
-        ConfigurationError: the extra "deploy" is not installed.
+        ConfigurationError: the runtime is not installed.
     """
 
+    runtime: ClassVar[str]
+
     def __init__(self, model: "str | os.PathLike[str] | onnx.ModelProto", *, threads: int | None = None) -> None:
-        runtime = load_runtime()
         self.threads = threads
         if isinstance(model, (str, os.PathLike)):
             self.name = str(model)
             if not Path(model).is_file():
                 raise DeploymentError(f"no such file: {model}")
-            content: Any = str(model)
+            content: str | bytes = str(model)
             self.bytes = Path(model).stat().st_size
         else:
             self.name = "the model"
             content = model.SerializeToString()
             self.bytes = len(content)
+        if self.bytes == 0:
+            raise DeploymentError(f"{self.runtime} cannot load {self.name}: it is empty")
         try:
-            self.session = runtime.InferenceSession(
-                content, session_options(runtime, threads=threads), providers=["CPUExecutionProvider"]
-            )
+            found = self._load(content)
+        except ConfigurationError:
+            raise
         except Exception as error:
-            raise DeploymentError(f"onnxruntime cannot load {self.name}: {first_line(error)}") from error
-        found = [[value.name for value in values] for values in (self.session.get_inputs(), self.session.get_outputs())]
-        if found != [["images"], ["logits"]]:
+            raise DeploymentError(f"{self.runtime} cannot load {self.name}: {self._reason(error)}") from error
+        if found != (["images"], ["logits"]):
             raise DeploymentError(
                 f"{self.name} maps {', '.join(found[0])} to {', '.join(found[1])}; expected a classifier that dfqlab "
                 "exported, which maps images to logits"
             )
 
     @classmethod
-    def of(cls, model: CompressedModel | Teacher, *, threads: int | None = None) -> "OnnxModel":
+    def of(cls: "type[Model]", model: CompressedModel | Teacher, *, threads: int | None = None) -> "Model":
         """Export in memory and load.
 
         Raises:
@@ -83,16 +90,94 @@ class OnnxModel:
             )
         pixels = np.ascontiguousarray(images.detach().cpu().numpy(), dtype=np.float32)
         try:
-            (logits,) = self.session.run(["logits"], {"images": pixels})
+            logits = self._run(pixels)
         except Exception as error:
-            raise DeploymentError(f"onnxruntime cannot run {self.name}: {first_line(error)}") from error
+            raise DeploymentError(f"{self.runtime} cannot run {self.name}: {self._reason(error)}") from error
         return torch.from_numpy(logits)
+
+    @property
+    @abstractmethod
+    def size(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images that it takes."""
+
+    @abstractmethod
+    def _load(self, content: str | bytes) -> tuple[list[str], list[str]]:
+        """Make a path or the bytes of a file ready to run; the names of inputs and outputs."""
+
+    @abstractmethod
+    def _run(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The logits."""
+
+    @staticmethod
+    def _reason(error: Exception) -> str:
+        """What the runtime's error says, in one line."""
+        return first_line(error)
+
+
+class OnnxModel(ExportedModel):
+    """An ONNX classifier in onnxruntime, of the extra "deploy": see `ExportedModel`.
+
+    Attributes:
+        session: the runtime's session.
+    """
+
+    runtime = "onnxruntime"
+
+    def _load(self, content: str | bytes) -> tuple[list[str], list[str]]:
+        runtime = load_runtime()
+        self.session = runtime.InferenceSession(
+            content, session_options(runtime, threads=self.threads), providers=["CPUExecutionProvider"]
+        )
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        return [value.name for value in inputs], [value.name for value in outputs]
+
+    def _run(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        (logits,) = self.session.run(["logits"], {"images": pixels})
+        found: NDArray[np.float32] = logits
+        return found
 
     @property
     def size(self) -> tuple[int, int, int]:
         """(channels, height, width) of the images that it takes."""
         channels, height, width = self.session.get_inputs()[0].shape[1:]
         return channels, height, width
+
+
+def fuse(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """The graph that onnxruntime makes of a model: what it will execute."""
+    import onnx
+
+    runtime = load_runtime()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fused.onnx"
+        options = session_options(runtime, optimized=str(path))
+        try:
+            runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise DeploymentError(f"onnxruntime cannot load the model: {first_line(error)}") from error
+        return onnx.load(str(path))
+
+
+class ExposedOnnx:
+    """A fused graph, run as it is, giving the logits and every tensor that was asked for by its name in it."""
+
+    def __init__(self, fused: "onnx.ModelProto", tensors: Iterable[str]) -> None:
+        import onnx
+
+        runtime = load_runtime()
+        model = onnx.ModelProto()
+        model.CopyFrom(fused)
+        for name in dict.fromkeys(tensors):
+            if name != "logits":
+                model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+        self.names = [output.name for output in model.graph.output]
+        self.session = runtime.InferenceSession(
+            model.SerializeToString(), session_options(runtime, optimize=False), providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, pixels: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """The tensors by name."""
+        return dict(zip(self.names, self.session.run(self.names, {"images": pixels}), strict=True))
 
 
 def load_runtime() -> Any:

@@ -14,16 +14,17 @@ from torch import Tensor, nn
 
 from dfqlab.compression.model import CompressedModel
 from dfqlab.compression.quantization import quantize
+from dfqlab.compression.spec import Reconstruction
 from dfqlab.deployment import Certificate, LayerCheck, certificate, certify, reference
-from dfqlab.deployment.certificate import fuse
 from dfqlab.deployment.export import to_onnx
-from dfqlab.deployment.runtime import saturation_warning
+from dfqlab.deployment.runtime import fuse, saturation_warning
 from dfqlab.errors import DataError, DeploymentError
 from dfqlab.images import Noise, StoredImages
 from dfqlab.teachers import Teacher, load_teacher
 
 MakeTeacher = Callable[..., Teacher]
 WIDTHS = [(8, 8), (4, 8), (4, 4)]
+ALL_WIDTHS = [*WIDTHS, (6, 6), (3, 3)]
 
 
 def compressed(teacher: Teacher, weights: int, activations: int) -> CompressedModel:
@@ -136,11 +137,22 @@ def test_it_holds_for_networks_of_one_odd_part_each(make_teacher: MakeTeacher, n
 
 
 @pytest.mark.traces
-@pytest.mark.parametrize("widths", WIDTHS, ids=lambda w: f"W{w[0]}A{w[1]}")
+@pytest.mark.parametrize("widths", ALL_WIDTHS, ids=lambda w: f"W{w[0]}A{w[1]}")
 @pytest.mark.parametrize("name", ["resnet", "mobilenet", "vgg"])
 def test_it_holds_for_the_embedded_teachers(name: str, widths: tuple[int, int]) -> None:
     teacher = load_teacher(f"digits/{name}")
     model = compressed(teacher, *widths)
+    assert_holds(certify(model, fresh_noise(teacher, 160)), model)
+
+
+@pytest.mark.traces
+@pytest.mark.parametrize("settings", [{"rounding": "brecq"}, {"mean_bits": 4.5}], ids=lambda s: next(iter(s)))
+def test_it_holds_for_learned_rounding_and_for_layers_of_many_widths(settings: dict[str, Any]) -> None:
+    teacher = load_teacher("digits/resnet")
+    noise, few = Noise(teacher.input, 32), Reconstruction(iterations=20, batch=8)
+    model = quantize(teacher, noise, weights=4, activations=4, calibration="minmax", reconstruction=few, **settings)
+    widths = {layer.bits for layer in model.layers.values()}
+    assert (len(widths) > 1) == ("mean_bits" in settings)
     assert_holds(certify(model, fresh_noise(teacher, 160)), model)
 
 
@@ -178,19 +190,19 @@ def test_a_convolution_that_rounds_another_way_is_found(mixed: Teacher, monkeypa
 
 @pytest.mark.parametrize("path", ["point.0", "head"])
 def test_one_altered_weight_is_found_in_its_layer(mixed: Teacher, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    class Altered(certificate._Exposed):
+    class Altered(certificate.ExposedOnnx):
         """The runtime executes another graph than the reference is given."""
 
-        def __init__(self, fused: onnx.ModelProto, nodes: Any) -> None:
+        def __init__(self, fused: onnx.ModelProto, tensors: Any) -> None:
             other = onnx.ModelProto()
             other.CopyFrom(fused)
             (weight,) = (t for t in other.graph.initializer if t.name == f"network.{path}.codes")
             codes = onnx.numpy_helper.to_array(weight).copy()
             codes.flat[0] += 1 if codes.flat[0] < 7 else -1
             weight.CopyFrom(onnx.numpy_helper.from_array(codes, weight.name))
-            super().__init__(other, nodes)
+            super().__init__(other, tensors)
 
-    monkeypatch.setattr(certificate, "_Exposed", Altered)
+    monkeypatch.setattr(certificate, "ExposedOnnx", Altered)
     found = certify(compressed(mixed, 4, 4), fresh_noise(mixed))
     assert not found.holds
     assert {c.name for c in found.checks if c.differences} == {path}

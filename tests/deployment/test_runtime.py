@@ -1,4 +1,4 @@
-"""Models in onnxruntime: what is not one is an error that says so."""
+"""Models in a runtime: what is not one is an error that says so."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dfqlab.deployment import OnnxModel, export_onnx
+from dfqlab.deployment import ExportedModel, OnnxModel, OpenVinoModel, export_onnx
 from dfqlab.deployment.export import to_onnx
 from dfqlab.deployment.runtime import session_options
 from dfqlab.errors import ConfigurationError, DataError, DeploymentError
@@ -23,9 +23,16 @@ def file(mixed: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_onnx(mixed, tmp_path_factory.mktemp("models") / "mixed.onnx")
 
 
-@pytest.mark.parametrize("kind", [str, Path])
-def test_a_file_runs(file: Path, mixed: Teacher, pixels: Tensor, kind: Any) -> None:
-    run = OnnxModel(kind(file))
+@pytest.fixture(params=[OnnxModel, OpenVinoModel], ids=lambda runtime: runtime.runtime)
+def runtime(request: pytest.FixtureRequest) -> type[ExportedModel]:
+    found: type[ExportedModel] = request.param
+    return found
+
+
+@pytest.mark.parametrize("kind", [str, Path, onnx.load])
+def test_a_file_runs(runtime: type[ExportedModel], file: Path, mixed: Teacher, pixels: Tensor, kind: Any) -> None:
+    run = runtime(kind(file))
+    assert run.bytes == file.stat().st_size
     assert run.size == (3, 16, 16)
     assert torch.allclose(run(pixels), mixed(pixels), atol=1e-4)
 
@@ -36,35 +43,37 @@ def test_a_session_with_the_runtimes_own_defaults_gives_the_same(file: Path, pix
     assert np.allclose(OnnxModel(file)(pixels).numpy(), logits, atol=1e-5)
 
 
-def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_an_error(runtime: type[ExportedModel], tmp_path: Path) -> None:
     with pytest.raises(DeploymentError, match=r"no such file: .*nothing\.onnx"):
-        OnnxModel(tmp_path / "nothing.onnx")
+        runtime(tmp_path / "nothing.onnx")
     with pytest.raises(DeploymentError, match="no such file"):
-        OnnxModel(tmp_path)
+        runtime(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no model at all", None], ids=["empty", "garbage", "truncated"])
-def test_a_file_that_is_no_model_is_an_error(file: Path, tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_is_no_model_is_an_error(
+    runtime: type[ExportedModel], file: Path, tmp_path: Path, content: bytes | None
+) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(file.read_bytes()[:5000] if content is None else content)
     with pytest.raises(DeploymentError, match=r"cannot load .*broken\.onnx: .+") as caught:
-        OnnxModel(path)
+        runtime(path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_with_other_inputs_is_an_error(file: Path) -> None:
+def test_a_model_with_other_inputs_is_an_error(runtime: type[ExportedModel], file: Path) -> None:
     proto = onnx.load(str(file))
     for node in proto.graph.node:
         node.input[:] = ["data" if name == "images" else name for name in node.input]
     proto.graph.input[0].name = "data"
     with pytest.raises(DeploymentError, match="maps data to logits; expected a classifier that dfqlab exported"):
-        OnnxModel(proto)
+        runtime(proto)
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 16, 16), (2, 3, 8, 8), (2, 3, 16, 17)])
-def test_images_of_another_size_are_an_error(file: Path, shape: tuple[int, ...]) -> None:
+def test_images_of_another_size_are_an_error(runtime: type[ExportedModel], file: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match=r"takes images \(n, 3, 16, 16\), got"):
-        OnnxModel(file)(torch.zeros(shape))
+        runtime(file)(torch.zeros(shape))
 
 
 def test_what_fails_inside_the_runtime_is_an_error(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,8 +91,8 @@ def test_what_fails_inside_the_runtime_is_an_error(file: Path, monkeypatch: pyte
         model(torch.zeros(1, 3, 16, 16))
 
 
-def test_images_need_not_be_contiguous_nor_detached(file: Path, pixels: Tensor) -> None:
-    run = OnnxModel(file)
+def test_images_need_not_be_contiguous_nor_detached(runtime: type[ExportedModel], file: Path, pixels: Tensor) -> None:
+    run = runtime(file)
     expected = run(pixels)
     backwards = pixels.flip(3).contiguous().flip(3).requires_grad_()
     assert torch.equal(run(backwards), expected)
