@@ -67,6 +67,11 @@ def test_export_writes_the_same_file_again_and_refuses_to_replace_it(finished: P
     assert main(["export", "--model", str(finished), "--out", str(out), "--overwrite"]) == 0
 
 
+def test_a_small_export_is_smaller(finished: Path, tmp_path: Path) -> None:
+    assert main(["export", "--model", str(finished), "--out", str(tmp_path / "small.onnx"), "--small"]) == 0
+    assert (tmp_path / "small.onnx").stat().st_size < (finished / "model.onnx").stat().st_size
+
+
 def test_images_made_before_are_used_as_they_are(tmp_path: Path) -> None:
     assert (
         main(["synthesize", "--teacher", "digits/vgg", "--count", "8", "--steps", "3", "--out", str(tmp_path / "i")])

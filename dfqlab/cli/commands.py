@@ -109,7 +109,7 @@ def export(chosen: options.Export, command: str) -> None:
     out = Path(chosen.out)
     if out.exists() and not chosen.overwrite:
         raise OutputError(f"{out} exists; choose another --out, or --overwrite it")
-    export_onnx(load_model(chosen.model), out)
+    export_onnx(load_model(chosen.model), out, small=chosen.small)
     console.print(f"{out}: {out.stat().st_size:,} bytes")
 
 

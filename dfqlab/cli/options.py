@@ -133,11 +133,13 @@ class Export:
     Attributes:
         model: the directory of a run.
         out: the file to write.
+        small: weights of at most 4 bits take half a byte each; for storage and download, not for speed.
         overwrite: replace the file.
     """
 
     model: str = "runs/quantize"
     out: str = "model.onnx"
+    small: bool = False
     overwrite: bool = False
 
 

@@ -3,6 +3,7 @@
 from dfqlab.deployment.certificate import Certificate, CertifiedRuntime, LayerCheck, certify
 from dfqlab.deployment.export import export_onnx
 from dfqlab.deployment.openvino import OpenVinoModel
+from dfqlab.deployment.packing import packed, unpacked
 from dfqlab.deployment.runtime import ExportedModel, OnnxModel
 
 __all__ = [
@@ -14,4 +15,6 @@ __all__ = [
     "OpenVinoModel",
     "certify",
     "export_onnx",
+    "packed",
+    "unpacked",
 ]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dfqlab import checkpoints
 from dfqlab.compression import integers
 from dfqlab.compression.model import CompressedModel
+from dfqlab.deployment.packing import packed
 from dfqlab.errors import ConfigurationError, DeploymentError
 from dfqlab.teachers import InputSpec, Teacher
 
@@ -26,7 +27,7 @@ OPSET = 21
 METADATA_KEY = "dfqlab"
 
 
-def export_onnx(model: CompressedModel | Teacher, path: str | os.PathLike[str]) -> Path:
+def export_onnx(model: CompressedModel | Teacher, path: str | os.PathLike[str], *, small: bool = False) -> Path:
     """Write a model as ONNX. Input `images`: float32 (n, c, h, w) in pixel units 0..1; output `logits`.
 
     Normalisation is part of the graph, so that nobody can forget it; the input spec also stands in the metadata.
@@ -34,13 +35,19 @@ def export_onnx(model: CompressedModel | Teacher, path: str | os.PathLike[str]) 
     uint8, clipped to their width after QuantizeLinear: in this order a runtime fuses them into integer operations. A
     teacher is exported as it is, in float32.
 
+    Args:
+        model: a compressed model, or a teacher.
+        path: the file.
+        small: weights of at most 4 bits are stored as INT4, two to a byte: for storage and download, not for speed,
+            since runtimes execute them in float. `dfqlab.deployment.unpacked` makes the fast model of it again.
+
     Raises:
         DeploymentError: an operation that ONNX export does not know.
         OutputError: the place cannot be written.
         ConfigurationError: the extra "deploy" is not installed.
     """
     path = Path(path)
-    proto = to_onnx(model)
+    proto = packed(to_onnx(model)) if small else to_onnx(model)
     checkpoints.write_bytes(path, proto.SerializeToString(deterministic=True))
     return path
 

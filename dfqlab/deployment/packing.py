@@ -1,0 +1,78 @@
+"""The small file: weights of at most 4 bits as ONNX's INT4, two to a byte; and the way back.
+
+It is for storage and download, not for speed: runtimes execute a convolution of INT4 weights in float. `unpacked` gives
+the model that was packed, which they execute in integers.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+_LOW, _HIGH = -8, 7
+_MARK = ".int4"
+
+
+def packed(exported: "onnx.ModelProto") -> "onnx.ModelProto":
+    """The same model with every int8 weight whose codes are all in -8..7 as INT4, which opset 21 has."""
+    import onnx
+
+    small = onnx.ModelProto()
+    small.CopyFrom(exported)
+    tensors = {tensor.name: tensor for tensor in small.graph.initializer}
+    for node in small.graph.node:
+        codes = tensors.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if codes is None or codes.data_type != onnx.TensorProto.INT8 or not _fits(codes):
+            continue
+        _store(small, codes, onnx.TensorProto.INT4)
+        # Layers of other widths may share the zero points, which must be of the weights' own type.
+        zero_points = node.input[2] + _MARK
+        if zero_points not in tensors:
+            tensors[zero_points] = small.graph.initializer.add()
+            tensors[zero_points].CopyFrom(tensors[node.input[2]])
+            tensors[zero_points].name = zero_points
+            _store(small, tensors[zero_points], onnx.TensorProto.INT4)
+        node.input[2] = zero_points
+    return small
+
+
+def unpacked(small: "onnx.ModelProto") -> "onnx.ModelProto":
+    """The model that `packed` was given, byte for byte."""
+    import onnx
+
+    exported = onnx.ModelProto()
+    exported.CopyFrom(small)
+    for node in exported.graph.node:
+        node.input[:] = [name.removesuffix(_MARK) for name in node.input]
+    kept = [tensor for tensor in small.graph.initializer if not tensor.name.endswith(_MARK)]
+    del exported.graph.initializer[:]
+    exported.graph.initializer.extend(kept)
+    for tensor in exported.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.INT4:
+            _store(exported, tensor, onnx.TensorProto.INT8)
+    return exported
+
+
+def _fits(tensor: "onnx.TensorProto") -> bool:
+    import onnx
+
+    codes = onnx.numpy_helper.to_array(tensor)
+    return bool(codes.min(initial=0) >= _LOW and codes.max(initial=0) <= _HIGH)
+
+
+def _store(model: "onnx.ModelProto", tensor: "onnx.TensorProto", kind: int) -> None:
+    """Change the type of an initializer, and what the graph says of it."""
+    import onnx
+
+    codes = onnx.numpy_helper.to_array(tensor).astype(np.int8)
+    if kind == onnx.TensorProto.INT4:
+        low, high = np.pad(codes.ravel(), (0, codes.size % 2)).reshape(-1, 2).view(np.uint8).T & 0xF
+        tensor.raw_data = (low | high << 4).tobytes()
+    else:
+        tensor.raw_data = codes.tobytes()
+    tensor.data_type = kind
+    for value in model.graph.value_info:
+        if value.name == tensor.name:
+            value.type.tensor_type.elem_type = kind
