@@ -198,6 +198,7 @@ def test_doctor_names_what_is_installed(capsys) -> None:
     said = capsys.readouterr().out
     assert re.search(rf"torch\s+{re.escape(metadata.version('torch'))}", said)
     assert "onnxruntime" in said
+    assert re.search(r"openvino\s+\S", said)
     assert re.search(r"kernels\s+(reference|Triton)", said)
 
 

@@ -14,7 +14,7 @@ from dfqlab.compression.quantization import quantize
 from dfqlab.data import LabelledImages, load_data
 from dfqlab.deployment import OnnxModel
 from dfqlab.errors import ConfigurationError, DataError, TeacherError
-from dfqlab.evaluation import BATCH_SIZE, compare, evaluate, latency
+from dfqlab.evaluation import BATCH_SIZE, compare, evaluate, latencies, latency
 from dfqlab.images import Noise, StoredImages
 from dfqlab.measures import sqnr, wilson
 from dfqlab.teachers import Teacher, load_teacher
@@ -106,8 +106,9 @@ def test_a_compressed_model_is_compared_with_the_teacher_that_it_was_made_from(
     assert torch.equal(loaded.correct, found.correct)
 
 
-def test_a_teacher_runs_in_onnxruntime_too() -> None:
-    found = evaluate(judge_of_brightness(), labelled(CLASSES), runtime="onnxruntime")
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_teacher_runs_in_another_runtime_too(runtime: Any) -> None:
+    found = evaluate(judge_of_brightness(), labelled(CLASSES), runtime=runtime)
     assert found.correct.all()
 
 
@@ -191,15 +192,30 @@ class Timed(OnnxModel):
         return torch.zeros(len(images), 3)
 
 
-def test_latency_times_both_in_turn_so_that_a_busy_machine_slows_both(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The clock that they move, and who was called."""
     monkeypatch.setattr(evaluation.time, "perf_counter", lambda: Timed.now)
+    Timed.calls.clear()
+    return Timed.calls
+
+
+def test_latency_times_both_in_turn_so_that_a_busy_machine_slows_both(clock: list[str]) -> None:
     found = latency(Timed("float", 0.003), Timed("quantized", 0.001), torch.zeros(4, 1, 2, 2), runs=11)
-    assert Timed.calls == ["float", "quantized"] * (5 + 11)  # five that do not count
+    assert clock == ["float", "quantized"] * (5 + 11)  # five that do not count
     # The load goes from 6 to 16. Times are its median, and the ratio does not feel it.
     assert found.float_ms == pytest.approx(3 * 11)
     assert found.quantized_ms == pytest.approx(11)
     assert (found.ratio, found.ratio_low, found.ratio_high) == pytest.approx((3, 3, 3))
     assert (found.batch, found.threads, found.runs) == (4, 2, 11)
+
+
+def test_runtimes_are_timed_in_one_run_each_against_its_own_float_model(clock: list[str]) -> None:
+    pairs = [(Timed("a", 0.003), Timed("b", 0.001)), (Timed("c", 0.002), Timed("d", 0.0005))]
+    first, second = latencies(pairs, torch.zeros(1, 1, 2, 2), runs=201)
+    assert clock == ["a", "b", "c", "d"] * (5 + 201)
+    assert (first.ratio, second.ratio) == pytest.approx((3, 4), rel=0.01)  # the load grows within a round too
+    assert first.float_ms / second.float_ms == pytest.approx(1.5, rel=0.01)
 
 
 def test_latency_of_a_real_run_is_sane(digits: tuple[CompressedModel, LabelledImages]) -> None:

@@ -1,5 +1,6 @@
 """The promise of the embedded default, executed by onnxruntime: synthetic images calibrate as real ones do."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +121,12 @@ def test_judges_without_real_data_are_of_another_seed_and_another_recipe(tmp_pat
     ]
     own = next(row for row in report.rows if row.source == "zeroq")
     assert own.agreement == report.judgements[0].agreement
+    # The same file in a second runtime.
+    assert report.openvino is not None
+    assert report.openvino.certificate is not None
+    assert report.openvino.certificate.sentence.startswith("Holds: OpenVINO executes 4 of 4 convolutions")
+    assert report.openvino.latency is not None
+    assert "openvino" in report.versions
 
 
 def test_without_held_out_images_and_without_real_ones_nobody_can_judge(tmp_path: Path) -> None:
@@ -128,11 +135,14 @@ def test_without_held_out_images_and_without_real_ones_nobody_can_judge(tmp_path
         run(job, tmp_path)
 
 
-def test_a_recipe_without_images_has_one_row_and_shows_none(tmp_path: Path) -> None:
+def test_a_recipe_without_images_has_one_row_and_shows_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
     spec = dfqlab.QuantizationSpec(8, 8, equalization="dfq", calibration="bn")
     job = Job(dfqlab.load_teacher("digits/resnet"), spec, "dfq", 8, 0, {"steps": 3}, held_out=8)
     report = run(job, tmp_path)
     assert [row.source for row in report.rows] == ["dfq"]
+    assert report.openvino is not None
+    assert report.openvino.missing == 'OpenVINO is the extra "openvino": pip install "dfqlab[openvino]"'
     assert report.images is None
     assert not (tmp_path / "images.safetensors").exists()
     assert "no image was looked at" in (tmp_path / "report.html").read_text()

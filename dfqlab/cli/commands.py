@@ -292,6 +292,8 @@ def _show(report: RunReport) -> None:
         console.print(f"\n{report.certificate.sentence}")
         for warning in report.certificate.warnings:
             console.print(f"Note: {warning}.")
+    if report.openvino is not None and report.openvino.certificate is not None:
+        console.print(report.openvino.certificate.sentence)
 
 
 COMMANDS: dict[str, Callable[[Any, str], None]] = {

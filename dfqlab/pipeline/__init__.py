@@ -4,6 +4,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -14,17 +15,18 @@ from dfqlab.compression.insertion import prepare
 from dfqlab.compression.model import CompressedModel
 from dfqlab.compression.quantization import quantize
 from dfqlab.compression.spec import QuantizationSpec
-from dfqlab.deployment import OnnxModel, certify
+from dfqlab.deployment import OnnxModel
 from dfqlab.deployment.export import to_onnx
 from dfqlab.errors import ConfigurationError, DataError
-from dfqlab.evaluation import LabelledBatches, compare, evaluate, latency
+from dfqlab.evaluation import LabelledBatches, compare, evaluate
 from dfqlab.images import ImageSource, Noise, StoredImages, SyntheticSet
 from dfqlab.pipeline import looks
+from dfqlab.pipeline.execution import executed
 from dfqlab.pipeline.recorder import Recorder
 from dfqlab.progress import Cancelled, OnStep, Step, ignore
 from dfqlab.recipes import synthesize
 from dfqlab.recipes.names import RECIPES, WITHOUT_IMAGES
-from dfqlab.report import CertificateSummary, ImagesMade, RunReport, Sizes, SourceRow, write_report
+from dfqlab.report import ImagesMade, RunReport, Sizes, SourceRow, write_report
 from dfqlab.synthesis.checkpointing import IMAGES_FILE, Checkpoint
 from dfqlab.synthesis.plan import BATCH_SIZE
 from dfqlab.teachers import Teacher
@@ -113,7 +115,6 @@ def run(
     exported = {name: to_onnx(model) for name, model in models.items()}
     write_bytes(out / ONNX_FILE, exported[used].SerializeToString(deterministic=True))
     judges = _judges(job, images, on_step)
-    original, quantized = (OnnxModel(proto, threads=1) for proto in (to_onnx(teacher), exported[used]))
     runtimes = {name: OnnxModel(proto) for name, proto in exported.items()}
     rows = []
     for index, (name, runtime) in enumerate(runtimes.items(), 1):
@@ -121,6 +122,8 @@ def run(
         on_step(Step("judge", index, len(runtimes)))
     shown = images or judges[_CONTROL][1]
     seen = {name: source for name, source in sources.items() if source is not None}
+    original = to_onnx(teacher)
+    by_runtime = executed(model, shown, original, exported[used])
     report = RunReport(
         **_about(job),
         judged_on=f"{len(judge):,} {judge.name}" if judge else None,
@@ -128,9 +131,10 @@ def run(
         teacher_accuracy=evaluate(teacher, judge).accuracy_interval if judge else None,
         rows=tuple(rows),
         used=used,
-        sizes=Sizes(original.bytes, quantized.bytes, model.packed_bytes),
-        latency=latency(original, quantized, next(shown.batches(1)).images.clamp(0, 1)),
-        certificate=CertificateSummary.of(certify(model, shown, exported=exported[used])),
+        sizes=Sizes(original.ByteSize(), exported[used].ByteSize(), model.packed_bytes),
+        latency=by_runtime.latency,
+        certificate=by_runtime.certificate,
+        openvino=by_runtime.openvino,
         images=None if images is None else _made(job, images, recorder),
         pictures=looks.pictures(teacher, images, recorder, seen),
         placement=model.table,
@@ -290,7 +294,7 @@ def _made(job: Job, images: SyntheticSet, recorder: Recorder) -> ImagesMade:
 
 def _about(job: Job) -> dict[str, Any]:
     teacher, spec = job.teacher, job.spec
-    packages = ("dfqlab", "torch", "onnx", "onnxruntime", "numpy")
+    packages = ("dfqlab", "torch", "onnx", "onnxruntime", "numpy", *(["openvino"] if find_spec("openvino") else []))
     return {
         "teacher": teacher.name,
         "fingerprint": teacher.fingerprint,

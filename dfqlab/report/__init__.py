@@ -1,6 +1,15 @@
 """A run as one self-contained HTML page, and the same numbers as JSON."""
 
-from dfqlab.report.content import CertificateSummary, Diversity, ImagesMade, Pictures, RunReport, Sizes, SourceRow
+from dfqlab.report.content import (
+    CertificateSummary,
+    Diversity,
+    ImagesMade,
+    Pictures,
+    RunReport,
+    SecondRuntime,
+    Sizes,
+    SourceRow,
+)
 from dfqlab.report.page import write_report
 
 __all__ = [
@@ -9,6 +18,7 @@ __all__ = [
     "ImagesMade",
     "Pictures",
     "RunReport",
+    "SecondRuntime",
     "Sizes",
     "SourceRow",
     "write_report",

@@ -25,6 +25,7 @@ __all__ = [
     "Pictures",
     "PlacementRow",
     "RunReport",
+    "SecondRuntime",
     "Sizes",
     "SourceRow",
 ]
@@ -114,6 +115,15 @@ class CertificateSummary:
 
 
 @dataclass(frozen=True)
+class SecondRuntime:
+    """The same of OpenVINO, on one thread; and why there is none, where there is none."""
+
+    certificate: CertificateSummary | None
+    latency: Latency | None
+    missing: str = ""
+
+
+@dataclass(frozen=True)
 class ImagesMade:
     """How the calibration images were made.
 
@@ -189,6 +199,7 @@ class RunReport:
         diversity_layer: the BatchNorm layer of their `gaussian_distance`.
         judgements: what judges without real data say of the model on the disk.
         beliefs: what such judgements were worth on networks whose data is known.
+        openvino: what a second runtime makes of the same file; None where nobody asked.
     """
 
     teacher: str
@@ -220,6 +231,7 @@ class RunReport:
     diversity_layer: str = ""
     judgements: tuple[Judgement, ...] = ()
     beliefs: tuple[Belief, ...] = ()
+    openvino: SecondRuntime | None = None
 
     @property
     def shipped(self) -> SourceRow | None:

@@ -58,6 +58,7 @@ def render(content: RunReport) -> str:
     return environment.get_template(_TEMPLATE).render(
         report=content,
         speed=speed_phrase(content.latency) if content.latency else None,
+        speed_phrase=speed_phrase,
         shown=_figures(content),
         missing=wording.MISSING,
     )

@@ -15,6 +15,7 @@ from dfqlab.report.content import (
     Pictures,
     PlacementRow,
     RunReport,
+    SecondRuntime,
     Sizes,
     SourceRow,
 )
@@ -107,4 +108,21 @@ def content() -> RunReport:
             Diversity("zeroq", 0.251, 0.00345, 0.00456, 0.1377),
         ),
         diversity_layer="blocks.0.1",
+        openvino=SecondRuntime(
+            CertificateSummary(
+                holds=True,
+                sentence="Holds: OpenVINO, 1,204,226 codes, 3 differ.",
+                checks=(),
+                codes=1_204_226,
+                differences=3,
+                near_codes=98_305,
+                near_differences=8,
+                convolutions=3,
+                integer_convolutions=3,
+                top1_agreement=0.9973,
+                sqnr=48.7,
+                warnings=(),
+            ),
+            Latency(0.198, 0.053, 3.74, 3.61, 3.92, 2, 1, 201),
+        ),
     )

@@ -14,7 +14,7 @@ import torch
 
 from dfqlab.errors import DataError, OutputError
 from dfqlab.measures import Interval
-from dfqlab.report import Pictures, RunReport, write_report
+from dfqlab.report import Pictures, RunReport, SecondRuntime, write_report
 from dfqlab.report.page import render
 from dfqlab.report.record import record
 from dfqlab.trust import Belief, Judgement
@@ -245,3 +245,24 @@ def test_images_without_labels_and_networks_without_batch_norm_leave_that_out(co
     assert "for it" not in text
     assert "Distance from Gaussian" not in text
     assert "made from the network alone" in text
+
+
+def test_a_second_runtime_has_a_certificate_and_a_latency_of_its_own(content: RunReport) -> None:
+    text = Page(render(content)).text
+    for said in (
+        "Holds: OpenVINO, 1,204,226 codes, 3 differ.",
+        "99.7 %",
+        "48.7 dB",
+        "0.198 ms",
+        "0.053 ms",
+        "3.7x faster",
+    ):
+        assert said in text
+    assert record(content)["openvino"]["latency"]["ratio_high"] == 3.92
+
+
+def test_why_there_is_no_second_runtime_is_said(content: RunReport) -> None:
+    missing = SecondRuntime(None, None, 'pip install "dfqlab[openvino]"')
+    text = Page(render(replace(content, openvino=missing))).text
+    assert 'Not checked. pip install "dfqlab[openvino]"' in text
+    assert "OpenVINO" not in Page(render(replace(content, openvino=None))).text
