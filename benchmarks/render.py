@@ -4,7 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import dsg_pages, inversion_table, mixmix_pages, ptq_pages, reconstruction_table, trust_page
+from benchmarks import (
+    dsg_pages,
+    inversion_table,
+    mixmix_pages,
+    ptq_pages,
+    reconstruction_table,
+    runtime_table,
+    trust_page,
+)
 from benchmarks.markdown import points, share, table
 from benchmarks.paper_pages import executed
 from dfqlab.checkpoints import write_bytes, write_json
@@ -62,6 +70,7 @@ def page() -> str:
         *(page.section(FOLDER / "results") for page in PAPERS),
         inversion_table.section(FOLDER / "results"),
         reconstruction_table.section(FOLDER / "results"),
+        runtime_table.section(FOLDER / "results"),
     ]
     return "\n".join([_HEAD, *sections])
 

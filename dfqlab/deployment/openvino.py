@@ -7,7 +7,8 @@ What it is told, because without it other codes come out (each found by the cert
 - On several threads a convolution of 1x1 with a stride gives other codes from run to run. One thread is the default.
 - On processors with bfloat16, floats would be computed in it. It is asked for float32.
 
-An average pooling whose pads count is wrong where the zero point of its input is not 0: the certificate says so.
+What stays, and the certificate finds: average poolings with pads. If the pads count and the zero point of the input is
+not 0, the means are wrong; if they do not count, many means lie just between two codes, and are off by one.
 """
 
 import io
