@@ -12,7 +12,7 @@ not 0, the means are wrong; if they do not count, many means lie just between tw
 """
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +90,7 @@ class OpenVinoModel(ExportedModel):
     @staticmethod
     def _reason(error: Exception) -> str:
         lines = [line for line in str(error).splitlines() if line and not line.startswith("Exception from ")]
-        return first_line(RuntimeError("\n".join(reversed(lines)))) if lines else first_line(error)
+        return lines[-1] if lines else first_line(error)
 
 
 class ExposedOpenVino:
@@ -133,22 +133,22 @@ def _compile(network: Any, threads: int) -> Any:
 
 def _keep_roundings(network: Any) -> None:
     """Make the first operand of each addition of codes an output."""
-    additions = [node for node in network.get_ordered_ops() if node.get_type_name() == "Add"]
-    codes = [tuple(_codes(additions, side)) for side in (0, 1)]
-    first = {
-        (a.get_node().get_friendly_name(), a.get_index()): a
-        for a, b in zip(*codes, strict=True)
-        if a is not None and b is not None
-    }
-    if first:
-        network.add_outputs(list(first.values()))
+    operands = {}
+    for node in network.get_ordered_ops():
+        if node.get_type_name() == "Add":
+            first, second = (_codes(node.input_value(side)) for side in (0, 1))
+            if first is not None and second is not None:
+                operands[first.get_node().get_friendly_name(), first.get_index()] = first
+    if operands:
+        network.add_outputs(list(operands.values()))
 
 
-def _codes(additions: Iterable[Any], side: int) -> Iterator[Any]:
-    """The codes behind one side of each addition; None where it is a constant or was never quantized."""
-    for addition in additions:
-        value = addition.input_value(side)
-        while value.get_element_type().to_string() != "u8" and value.get_node().get_type_name() in _DEQUANTIZING:
-            value = value.get_node().input_value(0)
-        is_code = value.get_element_type().to_string() == "u8" and value.get_node().get_type_name() != "Constant"
-        yield value if is_code else None
+def _codes(value: Any) -> Any:
+    """The codes that a value was made of; None where it is a constant or was never quantized."""
+    while not _is_code(value) and value.get_node().get_type_name() in _DEQUANTIZING:
+        value = value.get_node().input_value(0)
+    return value if _is_code(value) and value.get_node().get_type_name() != "Constant" else None
+
+
+def _is_code(value: Any) -> bool:
+    return str(value.get_element_type().to_string()) == "u8"
