@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dfqlab.compression.gaussians import sampled_inputs
-from dfqlab.compression.insertion import PreparedNetwork, prepare
+from dfqlab.compression.insertion import prepare
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.model import CompressedModel
 from dfqlab.errors import DataError
 from dfqlab.evaluation import Classifier, compare
