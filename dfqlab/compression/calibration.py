@@ -68,6 +68,19 @@ def calibrate(prepared: PreparedNetwork, source: ImageSource | None, *, on_step:
                 raise QuantizationError(f"{quantizer.name!r}: {error}") from error
 
 
+def quantizer_inputs(prepared: PreparedNetwork, images: Float[Tensor, "n c h w"]) -> dict[str, Tensor]:
+    """What the float network brings to every quantizer on these images, in pixel units, by the quantizer's path.
+
+    Raises:
+        DataError: images of another size than the teacher takes.
+    """
+    teacher, found = prepared.teacher, dict[str, Tensor]()
+    check_size(teacher, images)
+    with _observed(prepared.activations, lambda path, x: found.update({path: x.clone()})), torch.no_grad():
+        prepared.graph(teacher.input.normalize(images.to(teacher.device)))
+    return found
+
+
 def rule_of(spec: QuantizationSpec) -> RangeRule:
     """The rule that a specification names; for "bn", what is applied to the expected values."""
     rules: dict[str, RangeRule] = {

@@ -59,7 +59,7 @@ def equalize(folded: FoldedNetwork) -> tuple[FoldedNetwork, tuple[Chain, ...]]:
             if chain.reason:
                 continue
             first, second = (_layer(folded.graph, path) for path in (chain.first, chain.second))
-            factors = _factors(first, second)
+            factors = equalizing_factors(first, second)
             scale_pair(first, second, factors)
             whole[chain.first] = whole[chain.first].to(factors) * factors
             moved = max(moved, float((factors.log()).abs().max()))
@@ -84,6 +84,19 @@ def find_chains(graph_module: fx.GraphModule) -> list[Chain]:
     """Every weighted layer: with the one that alone reads it, or with the reason why there is none."""
     kinds = {node: kind_of(node, graph_module) for node in graph_module.graph.nodes}
     return [_chain(node, kinds, graph_module) for node, kind in kinds.items() if kind == "weighted"]
+
+
+def equalizing_factors(first: nn.Conv2d | nn.Linear, second: nn.Conv2d | nn.Linear) -> Tensor:
+    """`s = sqrt(r1 r2) / r2` of each channel between two layers, (channels,): after `scale_pair` both reach equally far
+    (DFQ, eq. 11).
+
+    1 where a channel has no weights on one side: it says nothing, and any factor would do.
+    """
+    out = first.weight.detach().abs().flatten(1).amax(1)
+    read = reach_of_inputs(second, len(out))
+    factors = (out * read).sqrt() / read
+    usable = (out > 0) & (read > 0) & torch.isfinite(factors)
+    return torch.where(usable, factors.clamp(1 / _LARGEST_FACTOR, _LARGEST_FACTOR), 1.0)
 
 
 def scale_pair(first: nn.Conv2d | nn.Linear, second: nn.Conv2d | nn.Linear, factors: Tensor) -> None:
@@ -112,15 +125,6 @@ def reach_of_inputs(layer: nn.Conv2d | nn.Linear, channels: int) -> Tensor:
         return weight.amax(0).reshape(channels, -1).amax(1)
     by_group = weight.reshape(layer.groups, -1, *weight.shape[1:])  # group, output, input, kernel
     return by_group.amax((1, 3, 4)).flatten()
-
-
-def _factors(first: nn.Conv2d | nn.Linear, second: nn.Conv2d | nn.Linear) -> Tensor:
-    """1 where a channel has no weights on one side: it says nothing, and any factor would do."""
-    out = first.weight.detach().abs().flatten(1).amax(1)
-    read = reach_of_inputs(second, len(out))
-    factors = (out * read).sqrt() / read
-    usable = (out > 0) & (read > 0) & torch.isfinite(factors)
-    return torch.where(usable, factors.clamp(1 / _LARGEST_FACTOR, _LARGEST_FACTOR), 1.0)
 
 
 def _chain(node: fx.Node, kinds: dict[fx.Node, Kind], graph_module: fx.GraphModule) -> Chain:

@@ -1,6 +1,7 @@
 """Every plot, for report, lessons and README, under one style sheet. Each function returns a figure; none shows it."""
 
 from dfqlab.figures.bits import accuracy_by_bits
+from dfqlab.figures.budget import bit_frontier, bits_by_layer
 from dfqlab.figures.diversity import activation_densities, projection_panels, sample_statistics_scatter
 from dfqlab.figures.dots import accuracy_by_source
 from dfqlab.figures.frontier import bit_frontier, bits_by_layer
@@ -11,7 +12,9 @@ from dfqlab.figures.memory import layer_statistics, running_statistic, value_ran
 from dfqlab.figures.mixing import mixing_rows
 from dfqlab.figures.opinions import mixed_opinions
 from dfqlab.figures.pictures import coming_to_life, image_grid
+from dfqlab.figures.ranges import clipped_values, ranges_by_rule
 from dfqlab.figures.roofline import RooflinePoint, roofline
+from dfqlab.figures.roundings import random_roundings
 from dfqlab.figures.stairs import channel_ranges, staircase
 from dfqlab.figures.style import color_of, to_png
 from dfqlab.figures.tiles import tile_step
@@ -27,6 +30,7 @@ __all__ = [
     "bit_frontier",
     "bits_by_layer",
     "channel_ranges",
+    "clipped_values",
     "color_of",
     "coming_to_life",
     "image_grid",
@@ -40,6 +44,8 @@ __all__ = [
     "mixing_rows",
     "number_line",
     "projection_panels",
+    "random_roundings",
+    "ranges_by_rule",
     "roofline",
     "running_statistic",
     "sample_statistics_scatter",

@@ -31,8 +31,8 @@ from dfqlab.figures.style import (
 
 _PALE = "#c3c3c9"
 _BINS = 48
-_HATCHES = {"rounding": "////", "clipping": "xxxx"}
-_COLORS = {"rounding": ROUNDING, "clipping": CLIPPING}
+HATCHES = {"rounding": "////", "clipping": "xxxx"}
+ERROR_COLORS = {"rounding": ROUNDING, "clipping": CLIPPING}
 _MOST_CHANNELS = 32
 
 
@@ -75,7 +75,7 @@ def staircase(
     _errors(place(figure, 4.62, 0.62, WIDTH - 4.62 - 0.26, 1.5), error, outside)
     key = place(figure, 4.62, 2.2, WIDTH - 4.62 - 0.12, 1.08)
     for height, kind in ((0.57, "rounding"), (0.05, "clipping")):
-        _share(key, height, kind, energy, some=bool((~outside if kind == "rounding" else outside).any()))
+        error_share(key, height, kind, energy, some=bool((~outside if kind == "rounding" else outside).any()))
     return figure
 
 
@@ -201,7 +201,7 @@ def _errors(axes: Axes, error: np.ndarray, outside: np.ndarray) -> None:
         counts, edges = np.histogram(chosen, bins=_BINS + 1, range=(-1.02 * reach, 1.02 * reach))
         most = max(most, int(counts.max()))
         if len(chosen):
-            color, heights, hatch = _COLORS[kind], np.maximum(counts, 0.5), _HATCHES[kind]
+            color, heights, hatch = ERROR_COLORS[kind], np.maximum(counts, 0.5), HATCHES[kind]
             axes.stairs(heights, edges, baseline=0.5, fill=True, facecolor=color, alpha=0.3, linewidth=0)
             axes.stairs(heights, edges, baseline=0.5, fill=True, facecolor="none", edgecolor=color, hatch=hatch)
     axes.set_yscale("log")
@@ -219,17 +219,19 @@ def _errors(axes: Axes, error: np.ndarray, outside: np.ndarray) -> None:
     axes.yaxis.set_label_coords(-0.17, 0.5)  # whatever the ticks are
 
 
-def _share(key: Axes, height: float, kind: str, energy: dict[str, float], *, some: bool) -> None:
-    """A kind of error in its colour and hatch, and its share of the squared error."""
+def error_share(
+    key: Axes, height: float, kind: str, energy: dict[str, float], *, some: bool, of: str = "weight"
+) -> None:
+    """A kind of error in its colour and hatch, and its share of the squared error, if there is `some` of it."""
     key.set_axis_off()
     key.set(xlim=(0, 1), ylim=(0, 1))
-    total, color = sum(energy.values()), _COLORS[kind]
+    total, color = sum(energy.values()), ERROR_COLORS[kind]
     key.add_patch(Rectangle((0, height + 0.06), 0.09, 0.3, facecolor=color, alpha=0.3, linewidth=0))
-    key.add_patch(Rectangle((0, height + 0.06), 0.09, 0.3, fill=False, edgecolor=color, hatch=_HATCHES[kind]))
+    key.add_patch(Rectangle((0, height + 0.06), 0.09, 0.3, fill=False, edgecolor=color, hatch=HATCHES[kind]))
     percent = f"{100 * energy[kind] / total:.0f} % of the squared error" if total else "no error"
     if not some:
-        percent = f"no weight is {'clipped' if kind == 'clipping' else 'inside'}"
-    text = f"{kind}: {percent}".replace(" of the", "\nof the").replace(": no weight", ":\nno weight")
+        percent = f"no {of} is {'clipped' if kind == 'clipping' else 'inside'}"
+    text = f"{kind}: {percent}".replace(" of the", "\nof the").replace(f": no {of}", f":\nno {of}")
     key.text(0.12, height + 0.21, text, color=color, fontweight="bold", va="center", linespacing=1.1)
 
 
