@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dfqlab.compression.gaussians import sampled_inputs
 from dfqlab.compression.insertion import prepare
-from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.model import CompressedModel
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.errors import DataError
 from dfqlab.evaluation import Classifier, compare
 from dfqlab.images import ImageSource

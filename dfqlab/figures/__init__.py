@@ -4,6 +4,7 @@ from dfqlab.figures.bits import accuracy_by_bits
 from dfqlab.figures.budget import bit_frontier, bits_by_layer
 from dfqlab.figures.diversity import activation_densities, projection_panels, sample_statistics_scatter
 from dfqlab.figures.dots import accuracy_by_source
+from dfqlab.figures.equalization import meeting_reaches
 from dfqlab.figures.frontier import bit_frontier, bits_by_layer
 from dfqlab.figures.grids import matrix_view, number_line
 from dfqlab.figures.inversion import image_rows, inversion_progress
@@ -40,6 +41,7 @@ __all__ = [
     "layer_statistics",
     "loss_curve",
     "matrix_view",
+    "meeting_reaches",
     "mixed_opinions",
     "mixing_rows",
     "number_line",
