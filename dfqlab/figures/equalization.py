@@ -17,9 +17,9 @@ _TICKS = [digit * 10.0**power for power in range(-4, 5) for digit in (1, 2, 5)]
 
 @style()
 def meeting_reaches(
-    first: Float[Tensor, "c"],
-    second: Float[Tensor, "c"],
-    met: Float[Tensor, "c"],
+    first: Float[Tensor, "_"],
+    second: Float[Tensor, "_"],
+    met: Float[Tensor, "_"],
     *,
     names: tuple[str, str],
     title: str | None = None,
@@ -48,8 +48,8 @@ def meeting_reaches(
     axes.set_xscale("log")
     legend = []
     for reach, color, marker, sign, name in (
-        (one, _COLORS[0], "o", "●", f"{printable(names[0], 18)}, written"),
-        (two, _COLORS[1], "^", "▲", f"{printable(names[1], 18)}, read"),
+        (one, _COLORS[0], "o", "●", printable(names[0], 18)),
+        (two, _COLORS[1], "^", "▲", printable(names[1], 18)),
         (both, INK, "D", "◆", "both, equalized"),
     ):
         axes.plot(reach, rows, color=color, marker=marker, markersize=8, linestyle="")
@@ -68,7 +68,7 @@ def meeting_reaches(
     axes.xaxis.set_major_locator(FixedLocator(_TICKS))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("largest magnitude of the channel's weights (log)")
+    axes.set_xlabel("largest of the weights that write (●) and that read (▲) a channel")
     return figure
 
 

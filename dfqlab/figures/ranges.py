@@ -47,24 +47,23 @@ def ranges_by_rule(
         if not low <= high:
             raise DataError(f"{rule!r}: range {low} to {high}: expected low first")
     best, worst = max(ratios, key=ratios.__getitem__), min(ratios, key=ratios.__getitem__)
-    title = title or f"{best} loses least here, {ratios[best]:.1f} dB; {worst} most, {ratios[worst]:.1f} dB"
+    told = {rule: minus(f"{ratio:.1f} dB") for rule, ratio in ratios.items()}
+    title = title or f"{best} loses least here, {told[best]}; {worst} most, {told[worst]}"
     bars = _ROW * len(ranges) + 0.16
     figure = sheet(title, 0.58 + bars + 1.25)
-    left, width = 1.3, WIDTH - 1.3 - 0.95
-    ends = [
-        min(float(x.min()), *(low for low, _ in ranges.values())),
-        max(float(x.max()), *(h for _, h in ranges.values())),
-    ]
-    room = 0.02 * (ends[1] - ends[0]) or 1.0
-    limits = (ends[0] - room, ends[1] + room)
+    left, width = 1.3, WIDTH - 1.3 - 1.05
+    lows, highs = zip(*ranges.values(), strict=True)
+    least, most = min(float(x.min()), *lows), max(float(x.max()), *highs)
+    room = 0.02 * (most - least) or 1.0
+    limits = (least - room, most + room)
     _histogram(place(figure, left, 0.62 + bars, width, 1.1), x, limits)
     axes = place(figure, left, 0.58, width, bars)
     for row, (rule, (low, high)) in enumerate(ranges.items()):
-        told = rule in (best, worst)
-        axes.plot([low, high], [row, row], color=INK if told else MUTED, linewidth=7, solid_capstyle="butt")
+        extreme = rule in (best, worst)
+        axes.plot([low, high], [row, row], color=INK if extreme else MUTED, linewidth=7, solid_capstyle="butt")
         axes.annotate(
-            f"{minus(f'{ratios[rule]:.1f}')} dB", xy=(1.02, row), xycoords=("axes fraction", "data"),
-            color=INK if told else MUTED, fontweight="bold" if told else "normal", va="center_baseline",
+            told[rule], xy=(1.02, row), xycoords=("axes fraction", "data"),
+            color=INK if extreme else MUTED, fontweight="bold" if extreme else "normal", va="center_baseline",
         )  # fmt: skip
     axes.axvline(0, color=MUTED, linewidth=0.8, zorder=0.9)
     axes.set(xlim=limits, ylim=(len(ranges) - 0.4, -0.6))

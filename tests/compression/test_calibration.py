@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dfqlab.compression import calibration
-from dfqlab.compression.calibration import calibrate
+from dfqlab.compression.calibration import calibrate, quantizer_inputs
 from dfqlab.compression.insertion import prepare
 from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.quantizers import SMALLEST_SCALE, affine_parameters
@@ -363,3 +363,19 @@ def test_the_float_network_stays_as_it_is(teacher: Teacher, images: Tensor) -> N
     before = prepared.graph(x)
     calibrate(prepared, StoredImages(images))
     assert torch.equal(prepared.graph(x), before)
+
+
+def test_inputs_of_quantizers_are_what_the_teacher_computes_there(teacher: Teacher, images: Tensor) -> None:
+    prepared = prepared_for(teacher, "minmax")
+    found = quantizer_inputs(prepared, images)
+    assert list(found) == list(prepared.activations)
+    layers = list(teacher.module)  # type: ignore[call-overload]
+    with torch.no_grad():
+        x = teacher.input.normalize(images)
+        expected = {"quantizer_input": x, "quantizer_0": nn.Sequential(*layers[:3])(x)}
+        expected["quantizer_3"] = nn.Sequential(*layers[3:5])(expected["quantizer_0"])
+    for path, values in expected.items():
+        torch.testing.assert_close(found[path], values, atol=1e-5, rtol=1e-5)
+    assert all(quantizer.observer is None for quantizer in prepared.activations.values())
+    with pytest.raises(DataError, match="takes images"):
+        quantizer_inputs(prepared, images[:, :, :4])

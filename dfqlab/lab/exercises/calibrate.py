@@ -108,7 +108,7 @@ def _any_sign(steps: Tensor) -> Tensor:
     return _flipped(steps, (steps.round() - steps).abs())
 
 
-_X = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0, 1.3, 1.6, 4.0])
+_X = torch.tensor([0.0, 0.2, 0.4, 0.9, 1.0, 1.3, 1.6, 4.0])
 
 EXERCISES = (
     Exercise(

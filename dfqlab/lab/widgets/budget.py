@@ -22,9 +22,6 @@ def bit_budget(teacher: Teacher, images: ImageSource, judge: LabelledBatches) ->
         teacher: what is quantized.
         images: what ranges and sensitivities are measured on.
         judge: real images, on which the network is compared with the teacher.
-
-    Raises:
-        DataError: no images, or images of another size.
     """
     prepared = prepare(teacher, QuantizationSpec())
     losses = sensitivities(prepared, images)
