@@ -5,7 +5,7 @@ from dfqlab.figures.budget import bit_frontier, bits_by_layer
 from dfqlab.figures.diversity import activation_densities, projection_panels, sample_statistics_scatter
 from dfqlab.figures.dots import accuracy_by_source
 from dfqlab.figures.equalization import meeting_reaches
-from dfqlab.figures.frontier import bit_frontier, bits_by_layer
+from dfqlab.figures.frontier import bits_along_frontier, loss_frontier
 from dfqlab.figures.grids import matrix_view, number_line
 from dfqlab.figures.inversion import image_rows, inversion_progress
 from dfqlab.figures.lines import batch_norm_view, layer_errors, loss_curve
@@ -29,6 +29,7 @@ __all__ = [
     "activation_densities",
     "batch_norm_view",
     "bit_frontier",
+    "bits_along_frontier",
     "bits_by_layer",
     "channel_ranges",
     "clipped_values",
@@ -40,6 +41,7 @@ __all__ = [
     "layer_errors",
     "layer_statistics",
     "loss_curve",
+    "loss_frontier",
     "matrix_view",
     "meeting_reaches",
     "mixed_opinions",

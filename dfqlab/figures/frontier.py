@@ -34,7 +34,7 @@ _COLORS = colormaps["cividis_r"]  # uniform to the eye, light to dark, to every 
 
 
 @style()
-def bit_frontier(
+def loss_frontier(
     frontier: Sequence[Allocation], one_width: Sequence[Allocation] = (), *, title: str | None = None
 ) -> Figure:
     """The least loss at each size, a line, and what all layers lose at one width, points beside it (ZeroQ).
@@ -64,7 +64,7 @@ def bit_frontier(
 
 
 @style()
-def bits_by_layer(allocations: Sequence[Allocation], *, title: str | None = None) -> Figure:
+def bits_along_frontier(allocations: Sequence[Allocation], *, title: str | None = None) -> Figure:
     """The bits of each layer, top to bottom, at each size, left to right: a table whose cells are darker for more.
 
     Args:

@@ -4,7 +4,7 @@ import pytest
 
 from dfqlab.compression.allocation import Allocation, frontier, one_width
 from dfqlab.errors import DataError
-from dfqlab.figures import bit_frontier, bits_by_layer, to_png
+from dfqlab.figures import loss_frontier, bits_along_frontier, to_png
 
 LOSSES = {
     "stem": {2: 4.0, 4: 0.5, 8: 0.001}, "block.conv": {2: 0.3, 4: 0.02, 8: 0.0001}, "head": {2: 1.0, 4: 0.1, 8: 0.01},
@@ -20,7 +20,7 @@ def points() -> tuple[Allocation, ...]:
 
 def test_points_stand_at_their_size_and_loss(points: tuple[Allocation, ...]) -> None:
     alike = one_width(LOSSES, SIZES)
-    axes = bit_frontier(points, alike).axes[0]
+    axes = loss_frontier(points, alike).axes[0]
     line, marks = axes.lines
     order = sorted(points, key=lambda point: point.mean_bits)
     assert list(line.get_xdata()) == [point.mean_bits for point in order]
@@ -35,14 +35,14 @@ def test_points_stand_at_their_size_and_loss(points: tuple[Allocation, ...]) -> 
 def test_the_title_tells_where_a_width_for_each_gains_most() -> None:
     points = [Allocation({"a": 2}, 2.0, 8.0), Allocation({"a": 3}, 3.5, 0.5), Allocation({"a": 8}, 8.0, 0.1)]
     alike = [Allocation({"a": 2}, 2.0, 8.0), Allocation({"a": 4}, 4.0, 2.0), Allocation({"a": 8}, 8.0, 0.1)]
-    title = bit_frontier(points, alike).get_suptitle().replace("\n", " ")
+    title = loss_frontier(points, alike).get_suptitle().replace("\n", " ")
     assert title == "At 4 bits a weight, one width for all loses 4 times what a width for each layer does"
-    assert "as much as" in bit_frontier(points[::2], alike[::2]).get_suptitle()
-    assert bit_frontier(points).get_suptitle().replace("\n", " ") == "Layers lose 8 at 2 bits, 0.1 at 8"
+    assert "as much as" in loss_frontier(points[::2], alike[::2]).get_suptitle()
+    assert loss_frontier(points).get_suptitle().replace("\n", " ") == "Layers lose 8 at 2 bits, 0.1 at 8"
 
 
 def test_every_layer_has_its_bits_in_the_column_of_its_size(points: tuple[Allocation, ...]) -> None:
-    figure = bits_by_layer(points)
+    figure = bits_along_frontier(points)
     axes = figure.axes[0]
     shown = {(round(text.get_position()[1]), round(text.get_position()[0])): text.get_text() for text in axes.texts}
     order = sorted(points, key=lambda point: point.mean_bits)
@@ -50,22 +50,22 @@ def test_every_layer_has_its_bits_in_the_column_of_its_size(points: tuple[Alloca
         assert [shown[row, column] for row in range(3)] == [str(bits) for bits in point.widths.values()]
     assert [label.get_text() for label in axes.get_yticklabels()] == list(SIZES)
     assert [label.get_text() for label in axes.get_xticklabels()] == [f"{p.mean_bits:.3g}" for p in order]
-    assert to_png(figure) == to_png(bits_by_layer(points[::-1]))
+    assert to_png(figure) == to_png(bits_along_frontier(points[::-1]))
 
 
 def test_the_tables_title_names_whose_bits_are_most_where_layers_first_differ() -> None:
     few = Allocation({"a": 2, "b": 4}, 3.0, 1.0)
     fewest = Allocation({"a": 2, "b": 2}, 2.0, 2.0)
-    assert bits_by_layer([few, fewest]).get_suptitle() == "At 3 bits on average, b has 4"
-    assert "every layer has 2" in bits_by_layer([Allocation({"a": 2, "b": 2}, 2.0, 1.0)]).get_suptitle()
+    assert bits_along_frontier([few, fewest]).get_suptitle() == "At 3 bits on average, b has 4"
+    assert "every layer has 2" in bits_along_frontier([Allocation({"a": 2, "b": 2}, 2.0, 1.0)]).get_suptitle()
 
 
 def test_nothing_and_what_cannot_be_read_is_refused(points: tuple[Allocation, ...]) -> None:
     with pytest.raises(DataError, match="expected a frontier"):
-        bit_frontier([])
+        loss_frontier([])
     with pytest.raises(DataError, match="0 layers at 0 sizes"):
-        bits_by_layer([])
+        bits_along_frontier([])
     with pytest.raises(DataError, match="13 sizes"):
-        bits_by_layer([points[0]] * 13)
+        bits_along_frontier([points[0]] * 13)
     with pytest.raises(DataError, match="the same layers"):
-        bits_by_layer([points[0], Allocation({"other": 2}, 2.0, 1.0)])
+        bits_along_frontier([points[0], Allocation({"other": 2}, 2.0, 1.0)])

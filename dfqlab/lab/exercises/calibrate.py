@@ -108,15 +108,15 @@ def _any_sign(steps: Tensor) -> Tensor:
     return _flipped(steps, (steps.round() - steps).abs())
 
 
-_X = torch.tensor([0.0, 0.2, 0.4, 0.9, 1.0, 1.3, 1.6, 4.0])
+_X = torch.tensor([0.0, 0.1, 0.4, 0.5, 0.6, 0.8, 0.9, 1.5])
 
 EXERCISES = (
     Exercise(
         id="09.range_errors",
         answer=range_errors,
         cases=(
-            (_X, torch.tensor([1.0, 1.5, 3.0, 4.0]), 2),
-            (_X * 0.7, torch.tensor([0.6, 2.0]), 3),
+            (_X, torch.tensor([0.7, 1.1, 1.4, 1.5]), 2),
+            (_X * 1.3, torch.tensor([0.9, 2.2]), 3),
         ),
         drawn=("ends",),
         hints=(
