@@ -2,6 +2,7 @@
 
 from dfqlab.figures.bits import accuracy_by_bits
 from dfqlab.figures.budget import bit_frontier, bits_by_layer
+from dfqlab.figures.deployed import DeployedRow, deployed_table
 from dfqlab.figures.diversity import activation_densities, projection_panels, sample_statistics_scatter
 from dfqlab.figures.dots import accuracy_by_source
 from dfqlab.figures.equalization import meeting_reaches
@@ -11,6 +12,7 @@ from dfqlab.figures.inversion import image_rows, inversion_progress
 from dfqlab.figures.lines import batch_norm_view, layer_errors, loss_curve
 from dfqlab.figures.memory import layer_statistics, running_statistic, value_ranges
 from dfqlab.figures.mixing import mixing_rows
+from dfqlab.figures.operations import Station, operation_paths
 from dfqlab.figures.opinions import mixed_opinions
 from dfqlab.figures.pictures import coming_to_life, image_grid
 from dfqlab.figures.ranges import clipped_values, ranges_by_rule
@@ -23,7 +25,9 @@ from dfqlab.figures.traffic import traffic_bars
 from dfqlab.figures.transfer import transfer_matrix
 
 __all__ = [
+    "DeployedRow",
     "RooflinePoint",
+    "Station",
     "accuracy_by_bits",
     "accuracy_by_source",
     "activation_densities",
@@ -35,6 +39,7 @@ __all__ = [
     "clipped_values",
     "color_of",
     "coming_to_life",
+    "deployed_table",
     "image_grid",
     "image_rows",
     "inversion_progress",
@@ -47,6 +52,7 @@ __all__ = [
     "mixed_opinions",
     "mixing_rows",
     "number_line",
+    "operation_paths",
     "projection_panels",
     "random_roundings",
     "ranges_by_rule",

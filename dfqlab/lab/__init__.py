@@ -7,8 +7,10 @@ lab.start("01")
 
 from dfqlab.lab import widgets
 from dfqlab.lab.controls import Choice, Notches, Slider
+from dfqlab.lab.deployed import deployed
 from dfqlab.lab.display import Drawing, show, source
 from dfqlab.lab.exercises import check
+from dfqlab.lab.exported import executed_layer, layer_path
 from dfqlab.lab.interpreter import can_launch, import_triton
 from dfqlab.lab.job import Job
 from dfqlab.lab.launching import launch
@@ -28,10 +30,13 @@ __all__ = [
     "backward_traffic",
     "can_launch",
     "check",
+    "deployed",
+    "executed_layer",
     "forward_traffic",
     "import_triton",
     "launch",
     "layer_output",
+    "layer_path",
     "show",
     "source",
     "start",

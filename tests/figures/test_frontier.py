@@ -4,7 +4,7 @@ import pytest
 
 from dfqlab.compression.allocation import Allocation, frontier, one_width
 from dfqlab.errors import DataError
-from dfqlab.figures import loss_frontier, bits_along_frontier, to_png
+from dfqlab.figures import bits_along_frontier, loss_frontier, to_png
 
 LOSSES = {
     "stem": {2: 4.0, 4: 0.5, 8: 0.001}, "block.conv": {2: 0.3, 4: 0.02, 8: 0.0001}, "head": {2: 1.0, 4: 0.1, 8: 0.01},

@@ -4,12 +4,12 @@ from typing import Any
 
 from dfqlab.errors import ConfigurationError, did_you_mean
 from dfqlab.lab.checks import Exercise, examine
-from dfqlab.lab.exercises import calibrate, diversity, integer_grid, inversion, kernels, memory, mixing
+from dfqlab.lab.exercises import calibrate, deploy, diversity, integer_grid, inversion, kernels, memory, mixing
 from dfqlab.lab.verdict import Verdict
 
 EXERCISES: dict[str, Exercise] = {
     exercise.id: exercise
-    for lesson in (integer_grid, memory, inversion, mixing, diversity, calibrate, kernels)
+    for lesson in (integer_grid, memory, inversion, mixing, diversity, calibrate, kernels, deploy)
     for exercise in lesson.EXERCISES
 }
 

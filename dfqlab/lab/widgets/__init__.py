@@ -2,6 +2,7 @@
 
 from dfqlab.lab.widgets.budget import bit_budget
 from dfqlab.lab.widgets.calibration import accuracy_by_width
+from dfqlab.lab.widgets.deploy import honest_table
 from dfqlab.lab.widgets.diversity import diverse_images
 from dfqlab.lab.widgets.integer_grid import integer_grid
 from dfqlab.lab.widgets.inversion import live_inversion
@@ -14,6 +15,7 @@ __all__ = [
     "accuracy_by_width",
     "bit_budget",
     "diverse_images",
+    "honest_table",
     "integer_grid",
     "launched",
     "layer_memory",
