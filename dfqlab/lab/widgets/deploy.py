@@ -55,15 +55,14 @@ def honest_table(
 
     def run(width: str, source: str, rounding: str, on_step: OnStep) -> DeployedRow:
         weights, activations = WIDTHS[width]
-
-        def tell(doing: str) -> OnStep:
-            return lambda step: on_step(replace(step, note=doing.format(step.job)))
-
         model = quantize(
             teacher, sources[source], weights=weights, activations=activations, rounding=rounding,
-            reconstruction=Reconstruction(iterations=iterations), on_step=tell("quantize, {}"),
+            reconstruction=Reconstruction(iterations=iterations),
+            on_step=lambda step: on_step(replace(step, note=f"quantize, {step.job}")),
         )  # fmt: skip
-        found = deployed(model, teacher, judge, images, on_step=tell("{}"))
+        found = deployed(
+            model, teacher, judge, images, on_step=lambda step: on_step(replace(step, total=4, note=step.job))
+        )
         name = f"{source} {width}" + ("" if rounding == "nearest" else f" {rounding}")
         assert found.result.agrees is not None
         values = {
@@ -73,7 +72,7 @@ def honest_table(
             "bytes": float(found.packed_bytes),
             "holds": float(found.certificate.holds),
         }
-        last = Step(name, 1, 1, values)
+        last = Step(name, 4, 4, values)
         made[:] = [*(step for step in made if step.job != name), last][-_MADE:]
         on_step(last)
         return found.row
@@ -82,7 +81,7 @@ def honest_table(
         new = [step for step in steps if "bytes" in step.values]
         table = first | {step.job: _row(step) for step in (*made, *new)}
         measure = f"accuracy on {len(judge):,} held-out images"
-        sentence = _told(new[-1].job, _row(new[-1])) if new else f"{len(table)} so far; Run makes another."
+        sentence = _told(new[-1].job, _row(new[-1])) if new else f"Models in the table: {len(table)}; Run adds one."
         return Drawing(deployed_table(table, teacher_accuracy, measure=measure), sentence)
 
     return Experiment(

@@ -148,7 +148,7 @@ def test_a_run_adds_the_row_of_its_own_choices(
 @pytest.mark.usefixtures("quick")
 def test_rows_stay_from_run_to_run_and_the_same_choice_is_one_row(experiment: Experiment) -> None:
     assert rows_of(experiment) == ["zeroq W4A4"]
-    assert experiment.draw(()).sentence == "1 so far; Run makes another."
+    assert experiment.draw(()).sentence == "Models in the table: 1; Run adds one."
     experiment.steps(width="W8A8", source="clipped noise")
     experiment.steps(width="W6A6", source="clipped noise")
     experiment.steps(width="W8A8", source="clipped noise")
@@ -209,7 +209,7 @@ def test_the_controls_run_and_are_seen_in_the_network(
     assert view.job is not None
     assert view.job.join(60)
     assert view.error is None
-    assert view.job.state == "done"
+    assert view.job.sentence == "done: 4 of 4 steps"
     ((source, options),) = asked
     found = {
         "width": f"W{options['weights']}A{options['activations']}",
