@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dfqlab.compression.gaussians import expected_values

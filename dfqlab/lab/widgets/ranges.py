@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dfqlab.compression.calibration import calibrate, quantizer_inputs
-from dfqlab.compression.insertion import PreparedNetwork, prepare
+from dfqlab.compression.insertion import prepare
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.spec import Calibration, QuantizationSpec
 from dfqlab.errors import DataError
 from dfqlab.figures import clipped_values
