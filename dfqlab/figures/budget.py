@@ -71,7 +71,7 @@ def bit_frontier(
     figure = sheet(title or _compared(mixed, uniform, measure), 3.0)
     axes = place(figure, 0.78, 0.62, WIDTH - 0.78 - 2.1, 2.3)
     for shares, color, line, marker in ((mixed, INK, "-", "o"), (uniform, MUTED, "--", "s")):
-        widths = list(shares)
+        widths = sorted(shares)
         ends = [(100 * shares[width].low, 100 * shares[width].high) for width in widths]
         axes.vlines(widths, *zip(*ends, strict=True), color=color, linewidth=3, alpha=0.4)
         axes.plot(widths, [100 * shares[width].value for width in widths], color=color, linestyle=line, marker=marker)
