@@ -52,10 +52,10 @@ def command_of(paper: str, table: str, zoo: str, size: str) -> str:
 def made_of(result: Result) -> str:
     """Size, seeds and cost of a table."""
     seeds = result["seeds"]
-    steps = [f"{recipe} {settings['steps']:,}" for recipe, settings in result["recipes"].items()]
+    steps = listed(f"{recipe} {settings['steps']:,}" for recipe, settings in result["recipes"].items())
     recompressed = " recompressed" if result["zoo"] == "cifar10" else ""  # published accuracies do not apply
     return (
-        f"Size {result['size']}: {result['calibration_images']:,} images, steps: {listed(steps)}; "
+        f"Size {result['size']}: {result['calibration_images']:,} images{f', steps: {steps}' if steps else ''}; "
         f"{'one seed' if len(seeds) == 1 else f'means over seeds {listed(seeds)}'}; {result['test_images']:,}"
         f"{recompressed} test images. {result['machine']}, torch {result['torch']}, {result['date']}; "
         f"{cost(result):,.0f} CPU seconds.{outdated(result)}{executed(result)}"

@@ -9,6 +9,7 @@ from benchmarks import (
     inversion_table,
     mixmix_pages,
     ptq_pages,
+    quantization_pages,
     reconstruction_table,
     runtime_table,
     trust_page,
@@ -18,7 +19,7 @@ from benchmarks.paper_pages import executed
 from dfqlab.checkpoints import write_bytes, write_json
 
 FOLDER = Path(__file__).parent
-PAPERS = (*mixmix_pages.PAGES, *dsg_pages.PAGES, *ptq_pages.PAGES, *trust_page.PAGES)
+PAPERS = (*mixmix_pages.PAGES, *dsg_pages.PAGES, *ptq_pages.PAGES, *quantization_pages.PAGES, *trust_page.PAGES)
 SOURCES = ("noise", "clipped noise", "zeroq", "real")
 
 _BEGIN, _END = "<!-- from benchmarks/results, by `python -m benchmarks.render` -->", "<!-- end -->"
