@@ -293,7 +293,10 @@ def _show(report: RunReport) -> None:
         for warning in report.certificate.warnings:
             console.print(f"Note: {warning}.")
     if report.openvino is not None and report.openvino.certificate is not None:
-        console.print(report.openvino.certificate.sentence)
+        console.print(f"\n{report.openvino.certificate.sentence}")
+        for warning in report.openvino.certificate.warnings:
+            if report.certificate is None or warning not in report.certificate.warnings:
+                console.print(f"Note: {warning}.")
 
 
 COMMANDS: dict[str, Callable[[Any, str], None]] = {

@@ -9,7 +9,7 @@ from dfqlab.compression.execution import log_shares
 from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.rounding import RoundedWeight, round_to_grid
 from dfqlab.compression.spec import QuantizationSpec, Widths
-from dfqlab.compression.weight_ranges import weight_scale
+from dfqlab.compression.weight_ranges import layer_scale
 from dfqlab.errors import ConfigurationError, DataError, QuantizationError
 from dfqlab.images import ImageSource
 from dfqlab.progress import OnStep, Step, ignore
@@ -35,16 +35,19 @@ def sensitivities(
     if source is None:
         raise DataError("which layers need more bits is measured on images, and there are none")
     teacher, spec = prepared.teacher, prepared.spec
-    images = next(source.batches(_IMAGES)).images.to(teacher.device)
-    x = teacher.input.normalize(images)
+    batch = next(source.batches(_IMAGES), None)
+    if batch is None:
+        raise DataError("which layers need more bits is measured on images, and the source gives none")
+    x = teacher.input.normalize(batch.images.to(teacher.device))
     own = {path: layer.weight.detach() for path, layer in prepared.weights.items()}
     answers = log_shares(prepared, x, own)
     found: dict[str, dict[int, float]] = {path: {} for path in own}
     total = len(own) * len(WIDTHS)
     for index, (path, bits) in enumerate(((path, bits) for path in own for bits in WIDTHS), 1):
         grid = replace(spec.weight_grid, bits=bits)
-        scale = weight_scale(own[path], grid, spec.weight_rule, spec.percentile)
-        rounded = RoundedWeight(round_to_grid(own[path], scale, grid), scale).weight
+        scale = layer_scale(prepared, path, grid)
+        weight = prepared.splits[path].halves(scale).reshape(own[path].shape) if path in prepared.splits else own[path]
+        rounded = RoundedWeight(round_to_grid(weight, scale, grid), scale).weight
         changed = log_shares(prepared, x, {**own, path: rounded})
         found[path][bits] = float((answers.exp() * (answers - changed)).sum(1).mean().clamp(min=0))
         on_step(Step("sensitivity", index, total))
@@ -70,13 +73,24 @@ def allocate(losses: Losses, sizes: Mapping[str, int], mean_bits: float) -> dict
     {'a': 4, 'b': 2}
     """
     _require_room(losses, sizes, mean_bits)
+    extra = {path: {bits: loss - min(of.values()) for bits, loss in of.items()} for path, of in losses.items()}
+    unit = max(max(of.values()) for of in extra.values())
+    while True:
+        chosen = _least(extra, sizes, mean_bits, unit)
+        total = sum(extra[path][bits] for path, bits in chosen.items())
+        if total > unit / 2 or total == 0:
+            return chosen
+        unit = total  # a solver's tolerances are absolute: it solves again, in units of what it took for the least
+
+
+def _least(losses: Losses, sizes: Mapping[str, int], mean_bits: float, unit: float) -> dict[str, int]:
+    """What HiGHS takes for the least, of those of which no layer loses more than the unit."""
     optimize = _solver()
-    choices = [(path, bits) for path, by_bits in losses.items() for bits in by_bits]
+    choices = [(path, bits) for path, by_bits in losses.items() for bits in by_bits if by_bits[bits] <= unit]
     one_each = [[float(path == chosen) for chosen, _ in choices] for path in losses]
     bits_of_all = [float(sizes[path] * bits) for path, bits in choices]
-    largest = max(losses[path][bits] for path, bits in choices) or 1.0  # a solver's tolerances are absolute
     found = optimize.milp(
-        [losses[path][bits] / largest for path, bits in choices],
+        [losses[path][bits] / (unit or 1.0) for path, bits in choices],
         integrality=[1] * len(choices),
         bounds=optimize.Bounds(0, 1),
         constraints=[
@@ -86,7 +100,7 @@ def allocate(losses: Losses, sizes: Mapping[str, int], mean_bits: float) -> dict
         options={"mip_rel_gap": 0.0},
     )
     if not found.success:
-        raise QuantizationError(f"no widths were found for mean_bits={mean_bits:g}: {found.message}")
+        raise QuantizationError(f"no assignment of widths was found: {found.message}")
     return {path: bits for (path, bits), taken in zip(choices, found.x, strict=True) if taken > 0.5}
 
 

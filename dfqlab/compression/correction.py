@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-from dfqlab.compression.execution import applied, run
+from dfqlab.compression.execution import applied, run, simulation
 from dfqlab.compression.gaussians import expected_inputs
 from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.rounding import Rounded, largest_bias
@@ -74,7 +74,7 @@ def _empirical(prepared: PreparedNetwork, rounded: Rounded, images: Tensor) -> B
             if node.op == "output":
                 break
             run(prepared, [node], exact, own, None)
-            run(prepared, [node], pretended, weights, lambda path, y: prepared.activations[path].simulate(y))
+            run(prepared, [node], pretended, weights, simulation(prepared))
             layer = prepared.weights.get(str(node.target)) if node.op == "call_module" else None
             if layer is not None and layer.bias is not None:
                 lost = _means(layer, pretended[node]) - _means(layer, exact[node])

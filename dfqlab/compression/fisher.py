@@ -12,7 +12,7 @@ from dfqlab.compression.execution import Quantize, run
 from dfqlab.compression.learning import Rows
 from dfqlab.compression.prepared import PreparedNetwork
 
-_NOISE = torch.finfo(torch.float32).eps ** 2
+_NOISE = 4 * torch.finfo(torch.float32).eps  # of shares, which add up to 1
 
 
 def squared_gradients(
@@ -27,7 +27,8 @@ def squared_gradients(
 
     The paper's loss takes labels. As in its code, the divergence from the teacher's answers stands for it: those of
     the network whose layers are rounded up to this unit, and in float behind it. Divided by their mean, so that the
-    penalty of a rounding that is learned weighs as much beside it; where there is no gradient, all values count alike.
+    penalty of a rounding that is learned weighs as much beside it; where the answers are the teacher's but for
+    float32's own rounding, there is no gradient to speak of, and all values count alike.
 
     Args:
         parts: for each part of the images, the values there are in front of the unit; they stay.
@@ -39,7 +40,7 @@ def squared_gradients(
     (logits,) = nodes[-1].all_input_nodes
     behind = [node for node in nodes[nodes.index(unit.start) : -1] if node not in unit.nodes]
     own = {path: layer.weight.detach() for path, layer in prepared.weights.items()}
-    squares = []
+    squares, changed = [], 0.0
     for part, exact in zip(parts, answers, strict=True):
         values = dict(part)
         with torch.no_grad():
@@ -47,8 +48,11 @@ def squared_gradients(
         leaving = values[unit.exit].requires_grad_()
         values[unit.exit] = leaving.clone()  # which an operation behind it may change in place
         run(prepared, behind, values, own, None)
-        loss = F.kl_div(values[logits].double().log_softmax(1), exact, reduction="sum", log_target=True)
+        shares = values[logits].double().log_softmax(1)
+        changed = max(changed, float((shares.detach().exp() - exact.exp()).abs().max()))
+        loss = F.kl_div(shares, exact, reduction="sum", log_target=True)
         (gradient,) = torch.autograd.grad(loss, leaving)
         squares.append(gradient.square())
     mean = sum(float(square.double().sum()) for square in squares) / sum(square.numel() for square in squares)
-    return Rows([square / mean if mean > _NOISE else torch.ones_like(square) for square in squares])
+    known = changed > _NOISE and mean > 0
+    return Rows([square / mean if known else torch.ones_like(square) for square in squares])

@@ -133,7 +133,7 @@ def sampled_inputs(prepared: PreparedNetwork, count: int, generator: torch.Gener
         if node.op == "call_module" and str(node.target) in prepared.weights:
             value, weight = follower.values[node.args[0]], prepared.weights[str(node.target)].weight
             if isinstance(value, ClippedNormal):
-                yield str(node.target), value.draw(count, generator).to(weight)
+                yield str(node.target), value.of_one_image().draw(count, generator).to(weight)
 
 
 class _Follower:

@@ -14,7 +14,7 @@ from dfqlab.compression.kinds import CappedReLU, Kind, kind_of
 from dfqlab.compression.prepared import ChainRow, PlacementRow, PreparedNetwork
 from dfqlab.compression.quantizers import ActivationQuantizer
 from dfqlab.compression.spec import INPUT_BITS, Grid, QuantizationSpec, Widths
-from dfqlab.compression.splitting import split_channels, unsplittable
+from dfqlab.compression.splitting import split_channels
 from dfqlab.errors import ConfigurationError, did_you_mean
 from dfqlab.teachers import Teacher
 
@@ -37,10 +37,11 @@ def prepare(teacher: Teacher, spec: QuantizationSpec) -> PreparedNetwork:
         folded, chains = equalize(folded)
     elif spec.split_channels:
         chains = tuple(find_chains(folded.graph))
-    prepared, split = _Inserter(teacher, spec, folded).run(), dict[str, int]()
+    equalized = spec.equalization == "dfq"
+    rows = (ChainRow(c.first, c.second, equalized and not c.reason, split=0, skipped=c.reason) for c in chains)
+    prepared = replace(_Inserter(teacher, spec, folded).run(), chains=tuple(rows))
     if spec.split_channels:
-        prepared, split = split_channels(prepared, chains)
-    prepared = replace(prepared, chains=tuple(_row(chain, prepared, split.get(chain.first, 0)) for chain in chains))
+        prepared = split_channels(prepared)
     _require_feasible(prepared)
     return prepared
 
@@ -52,14 +53,6 @@ def _require_feasible(prepared: PreparedNetwork) -> None:
         expected_values(prepared)
     if prepared.spec.rounding in ("brecq", "qdrop"):
         find_units(prepared, "block")
-
-
-def _row(chain: Chain, prepared: PreparedNetwork, split: int) -> ChainRow:
-    skipped = chain.reason
-    if not skipped and prepared.spec.split_channels:
-        skipped = unsplittable(prepared.weights[chain.first], prepared.weights[chain.second])
-    equalized = prepared.spec.equalization == "dfq" and not chain.reason
-    return ChainRow(chain.first, chain.second, equalized, split, skipped)
 
 
 _READS_INTEGERS: tuple[Kind, ...] = ("weighted", "add", "average_pool", "cat")

@@ -1,11 +1,12 @@
 """A network between folding and integers: quantizers stand in it, and nothing is rounded yet."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from torch import Tensor, fx, nn
 
 from dfqlab.compression.folding import Gaussian
+from dfqlab.compression.halves import SplitInputs
 from dfqlab.compression.quantizers import ActivationQuantizer
 from dfqlab.compression.spec import Grid, QuantizationSpec
 from dfqlab.teachers import Teacher
@@ -61,6 +62,7 @@ class PreparedNetwork:
         table: what was placed where.
         ends: module paths of the first layer and of the last ones.
         chains: what equalization and splitting made of each layer; empty where nobody asked for either.
+        splits: layers that read channels which were split in two, by module path.
     """
 
     teacher: Teacher
@@ -74,6 +76,7 @@ class PreparedNetwork:
     table: tuple[PlacementRow, ...]
     ends: tuple[str, ...]
     chains: tuple[ChainRow, ...] = ()
+    splits: dict[str, SplitInputs] = field(default_factory=dict)
 
     def input_scale(self, path: str) -> Tensor:
         """The step of what a weighted layer reads.

@@ -64,8 +64,11 @@ def quantize(
         more: further fields of `QuantizationSpec`, as `ends=8`.
 
     Raises:
-        QuantizationError: bits outside 2..8.
-        ConfigurationError: an unknown choice, or a field that does not exist.
+        QuantizationError: bits outside 2..8, or `mean_bits` below what is possible; a percentile that leaves nothing;
+            weights that are not finite; no BatchNorm, or too little, where ranges come from there; a network that
+            cannot be cut into blocks where these are reconstructed.
+        ConfigurationError: an unknown choice, a field that does not exist, bits for a layer that does not, or
+            `mean_bits` without scipy.
         DataError: images that do not fit, or none where they are needed.
         TeacherError: the network cannot be traced; says which line and how to leave that part out.
     """

@@ -79,8 +79,6 @@ class _Reconstruction:
         images = _laid_out(prepared, teacher.input.normalize(torch.cat(batches).to(teacher.device)))
         self.images = images.split(_AT_ONCE)
         self.own = {path: layer.weight.detach() for path, layer in prepared.weights.items()}
-        fisher = self.settings.loss == "fisher"
-        self.answers = [log_shares(prepared, part, self.own) for part in self.images] if fisher else []
         self.on_step = on_step
 
     def learn(self, *, steps_too: bool) -> Rounded:
@@ -132,6 +130,8 @@ class _Reconstruction:
         (images,) = graph.find_nodes(op="placeholder")
         exact: list[dict[fx.Node, Any]] = [{images: part} for part in self.images]
         rounded = [] if weights is None else [dict(values) for values in exact]
+        fisher = weights is not None and self.settings.loss == "fisher"
+        answers = [log_shares(self.prepared, part, self.own) for part in self.images] if fisher else []
 
         def in_float(nodes: Sequence[fx.Node]) -> None:
             _through(self.prepared, nodes, exact, self.own, None)
@@ -145,8 +145,8 @@ class _Reconstruction:
                 entry = Rows([values[unit.entry] for values in rounded or exact])
                 exact_entry = Rows([values[unit.entry] for values in exact if quantized])
                 importance = Rows([])
-                if weights is not None and self.settings.loss == "fisher":
-                    importance = squared_gradients(self.prepared, unit, rounded, self.answers, weights, quantize)
+                if weights is not None and answers:
+                    importance = squared_gradients(self.prepared, unit, rounded, answers, weights, quantize)
                 in_float(unit.nodes)
                 yield Passing(unit, entry, exact_entry, Rows([values[unit.exit] for values in exact]), importance)
                 as_rounded(unit.nodes)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.spec import Grid
-from dfqlab.compression.weight_ranges import weight_scale
+from dfqlab.compression.weight_ranges import layer_scale
 from dfqlab.errors import QuantizationError
 from dfqlab.images import ImageSource
 from dfqlab.progress import OnStep, ignore
@@ -58,7 +58,7 @@ def weight_scales(prepared: PreparedNetwork) -> dict[str, Float[Tensor, "out"]]:
         weight, bias = layer.weight.detach(), layer.bias
         if not torch.isfinite(weight).all() or (bias is not None and not torch.isfinite(bias).all()):
             raise QuantizationError(f"layer {path!r} has weights that are not finite")
-        scale = weight_scale(weight, prepared.grids[path], prepared.spec.weight_rule, prepared.spec.percentile)
+        scale = layer_scale(prepared, path, prepared.grids[path])
         if bias is not None:  # a runtime adds the bias as int32: its code must not saturate
             scale = torch.maximum(scale, bias.detach().abs() / largest_bias(1.0, prepared.input_scale(path).to(scale)))
         if prepared.grids[path].granularity == "per_tensor":

@@ -78,8 +78,8 @@ class Reconstruction:
         drop: share of activations that QDrop leaves in float, to the nearest 256th.
         step_rate: QDrop's learning rate of the steps, relative to each: its code's 4e-5 is meant for steps near 0.1.
         seed: of the batches, and of what is dropped.
-        loss: what is made small behind each layer or block: "squared" errors, as in the papers' code, or these, each
-            weighed with the squared gradient of the network's loss, as in BRECQ's paper: "fisher".
+        loss: what a rounding makes small behind each layer or block: "squared" errors, as in the papers' code, or
+            these, each weighed with the squared gradient of the network's loss, as in BRECQ's paper: "fisher".
 
     Raises:
         ConfigurationError: an unknown loss, no iteration, no image in a batch, or a share outside its range.
@@ -134,7 +134,8 @@ class QuantizationSpec:
         layers: bits of single layers, or of single tensors, by the names that the placement table shows.
         ends: bits of the first layer and what it puts out, and of the last layer and what it reads; None: as of others.
         mean_bits: instead of one width for all weights, one for each layer, chosen so that a weight takes this many on
-            average at most; see `dfqlab.compression.allocation`. Layers named in `layers`, and the ends, stay.
+            average at most, those of split channels among them; see `dfqlab.compression.allocation`. Layers named in
+            `layers`, and the ends, stay.
         percentile: of calibration "percentile", in per cent.
         weight_calibration: where ranges of weights come from; None: as those of activations where that makes sense for
             weights, else "mse".

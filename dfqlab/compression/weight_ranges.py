@@ -7,9 +7,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dfqlab.compression.clipping import aciq_clip
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.quantizers import symmetric_scale
 from dfqlab.compression.spec import Grid, WeightCalibration
 from dfqlab_kernels import fake_quantize
+
+
+def layer_scale(prepared: PreparedNetwork, path: str, grid: Grid) -> Float[Tensor, "out"]:
+    """The scales of a layer's weights on a grid, by the rule of the specification.
+
+    Where channels were split, of halves that are alike: those that are rounded stand a part of this step apart.
+    """
+    split, spec = prepared.splits.get(path), prepared.spec
+    weight = prepared.weights[path].weight if split is None else split.halves()
+    return weight_scale(weight, grid, spec.weight_rule, spec.percentile)
 
 
 def weight_scale(

@@ -234,8 +234,9 @@ def certify(
     foreign = sum(c.operator in EXACT and c.name not in model.layers for c in checks)
     if foreign:
         notes.append(f"{_SHOWN[runtime]} quantizes by itself what the model keeps in float: {_layers(foreign)}")
-    if not same_logits:
-        notes.append("a session that fuses the graph itself gives other logits than the graph that was certified")
+    unchecked = model.layers.keys() - {c.name for c in checks}
+    if unchecked:
+        notes.append(f"not held to the reference: {', '.join(sorted(unchecked))}")
     return Certificate(
         checks=tuple(checks),
         convolutions=sum(isinstance(layer, IntegerConv2d) for layer in model.layers.values()),
@@ -263,7 +264,8 @@ def _in_openvino(
     """The same in OpenVINO; it executes an operation in integers if it says so of the layer before the quantizer."""
     writer = {name: node for node in exported.graph.node for name in node.output}
     executed = {name for layer in model.executed if layer.in_integers for name in layer.names}
-    outputs = {node.output for node in nodes if writer[writer[node.output].input[0]].name in executed}
+    made_by = {node.output: writer[writer[node.output].input[0]].name for node in nodes if node.output in writer}
+    outputs = {output for output, name in made_by.items() if name in executed}
     return outputs, _in_float(sum(not layer.in_integers for layer in model.executed))
 
 

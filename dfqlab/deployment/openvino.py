@@ -12,7 +12,8 @@ not 0, the means are wrong; if they do not count, many means lie just between tw
 """
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from dfqlab.deployment.export import first_line
 from dfqlab.deployment.runtime import ExportedModel
-from dfqlab.errors import ConfigurationError
+from dfqlab.errors import ConfigurationError, DeploymentError
 
 if TYPE_CHECKING:
     import onnx
@@ -48,11 +49,11 @@ class Executed:
 class OpenVinoModel(ExportedModel):
     """An ONNX classifier in OpenVINO, of the extra "openvino": see `ExportedModel`.
 
-    It computes the integers of the file. A program that reads the file with OpenVINO alone must see to that itself: the
-    certificate is about this class.
+    On one thread it computes the integers of the file. A program that reads the file with OpenVINO alone must see to
+    that itself: the certificate is about this class on one thread.
 
     Attributes:
-        threads: one, unless more are asked for (see the module).
+        threads: one, unless more are asked for: then some codes may differ from run to run (see the module).
         compiled: the runtime's compiled model; after the logits come the outputs that keep roundings.
     """
 
@@ -94,18 +95,36 @@ class OpenVinoModel(ExportedModel):
 
 
 class ExposedOpenVino:
-    """An exported model, giving every tensor that was asked for by its name in the file."""
+    """An exported model, giving every tensor that was asked for by its name in the file.
+
+    Raises:
+        DeploymentError: OpenVINO fails, or knows no tensor of a name.
+    """
 
     def __init__(self, exported: "onnx.ModelProto", tensors: Iterable[str]) -> None:
-        network = _read(exported.SerializeToString())
         self.names = list(dict.fromkeys(["logits", *tensors]))
-        network.add_outputs(self.names[1:])
-        self.compiled = _compile(network, threads=1)
+        with _told("load"):
+            network = _read(exported.SerializeToString())
+            network.add_outputs(self.names[1:])
+            self.compiled = _compile(network, threads=1)
 
     def run(self, pixels: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """The tensors by name."""
-        found = self.compiled({"images": pixels})
-        return {name: found[name] for name in self.names}
+        with _told("run"):
+            found = self.compiled({"images": pixels})
+            return {name: found[name] for name in self.names}
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Any error of the runtime as ours."""
+    try:
+        yield
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        reason = OpenVinoModel._reason(error)
+        raise DeploymentError(f"OpenVINO cannot {what} the model with its codes exposed: {reason}") from error
 
 
 def load_openvino() -> Any:

@@ -22,11 +22,14 @@ def packed(exported: "onnx.ModelProto") -> "onnx.ModelProto":
     small = onnx.ModelProto()
     small.CopyFrom(exported)
     tensors = {tensor.name: tensor for tensor in small.graph.initializer}
-    for node in small.graph.node:
-        codes = tensors.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-        if codes is None or codes.data_type != onnx.TensorProto.INT8 or not _fits(codes):
+    readers = [node for node in small.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in tensors]
+    # Several may read the same codes: layers with equal ones, and one layer that is called twice.
+    packable = {node.input[0] for node in readers if _fits(tensors[node.input[0]])}
+    for name in packable:
+        _store(small, tensors[name], onnx.TensorProto.INT4)
+    for node in readers:
+        if node.input[0] not in packable:
             continue
-        _store(small, codes, onnx.TensorProto.INT4)
         # Layers of other widths may share the zero points, which must be of the weights' own type.
         zero_points = node.input[2] + _MARK
         if zero_points not in tensors:
@@ -35,6 +38,7 @@ def packed(exported: "onnx.ModelProto") -> "onnx.ModelProto":
             tensors[zero_points].name = zero_points
             _store(small, tensors[zero_points], onnx.TensorProto.INT4)
         node.input[2] = zero_points
+    onnx.checker.check_model(small, full_check=True)
     return small
 
 
@@ -59,7 +63,9 @@ def _fits(tensor: "onnx.TensorProto") -> bool:
     import onnx
 
     codes = onnx.numpy_helper.to_array(tensor)
-    return bool(codes.min(initial=0) >= _LOW and codes.max(initial=0) <= _HIGH)
+    return tensor.data_type == onnx.TensorProto.INT8 and bool(
+        codes.min(initial=0) >= _LOW and codes.max(initial=0) <= _HIGH
+    )
 
 
 def _store(model: "onnx.ModelProto", tensor: "onnx.TensorProto", kind: int) -> None:

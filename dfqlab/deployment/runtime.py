@@ -37,12 +37,14 @@ class ExportedModel(ABC):
 
     Raises:
         DeploymentError: no such file, no ONNX model, or one with other inputs and outputs than `export_onnx` writes.
-        ConfigurationError: the runtime is not installed.
+        ConfigurationError: the runtime is not installed, or fewer than one thread.
     """
 
     runtime: ClassVar[str]
 
     def __init__(self, model: "str | os.PathLike[str] | onnx.ModelProto", *, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise ConfigurationError(f"threads={threads}: expected 1 or more, or None to leave it to the runtime")
         self.threads = threads
         if isinstance(model, (str, os.PathLike)):
             self.name = str(model)

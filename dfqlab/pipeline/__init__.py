@@ -138,7 +138,8 @@ def run(
         images=None if images is None else _made(job, images, recorder),
         pictures=looks.pictures(teacher, images, recorder, seen),
         placement=model.table,
-        warnings=(*_warnings(teacher, images), *_widths(job.spec)),
+        chains=model.chains,
+        warnings=(*_warnings(teacher, images), *_widths(job.spec), *_splits(model)),
         diversity=looks.diversity(teacher, seen),
         diversity_layer=looks.middle(teacher),
         judgements=ask(model, teacher, judges, runtime=runtimes[used]) if job.held_out else (),
@@ -244,6 +245,18 @@ def _widths(spec: QuantizationSpec) -> tuple[str, ...]:
     if spec.layers:
         notes.append(f"other widths were asked for {', '.join(spec.layers)}")
     return tuple(notes)
+
+
+def _splits(model: CompressedModel) -> tuple[str, ...]:
+    """What was asked for and hardly done."""
+    if not model.spec.split_channels:
+        return ()
+    split = sum(row.split for row in model.chains)
+    return (
+        (f"{split} channels were split in two: the model is larger by their weights",)
+        if split
+        else ("no channel could be split: see the table of neighbouring layers",)
+    )
 
 
 def _synthesize(

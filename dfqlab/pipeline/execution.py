@@ -28,12 +28,12 @@ def executed(
     pairs: list[tuple[ExportedModel, ExportedModel]] = [
         (OnnxModel(original, threads=1), OnnxModel(quantized, threads=1))
     ]
+    second, missing = None, ""
     try:
         second = CertificateSummary.of(certify(model, images, runtime="openvino", exported=quantized))
         pairs.append((OpenVinoModel(original, threads=1), OpenVinoModel(quantized, threads=1)))
-        missing = ""
     except (ConfigurationError, DeploymentError) as error:
-        second, missing = None, str(error)
+        missing = str(error)
     first, *others = latencies(pairs, next(images.batches(1)).images.clamp(0, 1))
     certificate = CertificateSummary.of(certify(model, images, exported=quantized))
     return Executed(first, certificate, SecondRuntime(second, others[0] if others else None, missing))

@@ -7,7 +7,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from dfqlab.compression.prepared import PlacementRow
+from dfqlab.compression.prepared import ChainRow, PlacementRow
 from dfqlab.deployment.certificate import Certificate, LayerCheck
 from dfqlab.evaluation import Latency
 from dfqlab.measures import Interval
@@ -200,6 +200,7 @@ class RunReport:
         judgements: what judges without real data say of the model on the disk.
         beliefs: what such judgements were worth on networks whose data is known.
         openvino: what a second runtime makes of the same file; None where nobody asked.
+        chains: what equalization and splitting made of neighbouring layers; empty where nobody asked for either.
     """
 
     teacher: str
@@ -232,6 +233,7 @@ class RunReport:
     judgements: tuple[Judgement, ...] = ()
     beliefs: tuple[Belief, ...] = ()
     openvino: SecondRuntime | None = None
+    chains: tuple[ChainRow, ...] = ()
 
     @property
     def shipped(self) -> SourceRow | None:

@@ -55,6 +55,29 @@ def test_no_other_assignment_that_fits_loses_less(seed: int, mean_bits: float) -
     assert sum(losses[name][bits] for name, bits in found.items()) == pytest.approx(best, rel=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("mean_bits", [3.0, 5.5, 7.5])
+def test_losses_far_below_the_largest_count_too(seed: int, mean_bits: float) -> None:
+    """Against dynamic programming over sizes, with losses that lie ten orders of magnitude apart."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = {f"{k}": int(torch.randint(1, 40, (), generator=generator)) for k in range(12)}
+    losses = {
+        name: {bits: float(10 ** (-12 * torch.rand((), generator=generator))) / 10**bits for bits in WIDTHS}
+        for name in sizes
+    }
+    least = {0: 0.0}
+    for name, size in sizes.items():
+        larger: dict[int, float] = {}
+        for used, loss in least.items():
+            for bits, more in losses[name].items():
+                at = used + size * bits
+                larger[at] = min(larger.get(at, torch.inf), loss + more)
+        least = larger
+    best = min(loss for used, loss in least.items() if used <= mean_bits * sum(sizes.values()))
+    found = allocate(losses, sizes, mean_bits)
+    assert sum(losses[name][bits] for name, bits in found.items()) == pytest.approx(best, rel=1e-5)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_nothing_lies_below_the_frontier(seed: int) -> None:
     """Against every assignment of three widths to four layers: none is as small and loses less."""
@@ -137,3 +160,21 @@ def test_layers_that_are_named_and_the_ends_keep_their_widths(teacher: Teacher, 
 def test_without_images_nothing_can_be_measured(teacher: Teacher) -> None:
     with pytest.raises(DataError, match="which layers need more bits is measured on images"):
         quantize(teacher, None, calibration="bn", mean_bits=4)
+    with pytest.raises(DataError, match="and the source gives none"):
+        sensitivities(prepare(teacher, QuantizationSpec()), StoredImages(torch.zeros(0, 3, 8, 8)))
+
+
+def test_split_channels_are_measured_as_they_will_be_rounded(teacher: Teacher, images: Tensor) -> None:
+    """Halves stand a part of a step apart, and the step hangs on the width: what a network of that width loses."""
+    asked = QuantizationSpec(split_channels=0.3)
+    found = sensitivities(prepare(teacher, asked), StoredImages(images))
+    x = teacher.input.normalize(images)
+    for bits in (2, 4):
+        prepared = prepare(teacher, QuantizationSpec(weights=bits, split_channels=0.3))
+        answers = prepared.graph(x).double().log_softmax(1)
+        layer, path = prepared.weights["3"], "3"
+        codes = quantize(teacher, images, weights=bits, split_channels=0.3).layers[path].weight
+        layer.weight.data.copy_(codes)
+        changed = prepared.graph(x).double().log_softmax(1)
+        expected = torch.nn.functional.kl_div(changed, answers, reduction="batchmean", log_target=True)
+        assert found[path][bits] == pytest.approx(float(expected.detach()), rel=1e-3, abs=1e-9)

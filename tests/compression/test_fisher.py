@@ -41,7 +41,10 @@ class TwoBlocks(nn.Module):
 
 @pytest.fixture
 def prepared(make_teacher: MakeTeacher, images: Tensor) -> PreparedNetwork:
-    prepared = prepare(make_teacher(TwoBlocks()), QuantizationSpec(3, 4, rounding="brecq"))
+    return calibrated(prepare(make_teacher(TwoBlocks()), QuantizationSpec(3, 4, rounding="brecq")), images)
+
+
+def calibrated(prepared: PreparedNetwork, images: Tensor) -> PreparedNetwork:
     calibrate(prepared, StoredImages(images))
     return prepared
 
@@ -97,6 +100,27 @@ def test_where_nothing_was_rounded_all_values_count_alike(prepared: PreparedNetw
     answers = prepared.weights["head"](entry.flatten(1)).detach().double().log_softmax(1)
     found = squared_gradients(prepared, head, [{head.entry: entry}], [answers], own, None)
     assert torch.equal(found.parts[0], torch.ones(16, 5))
+
+
+def test_the_unit_of_a_value_does_not_decide_whether_it_is_weighed(make_teacher: MakeTeacher, images: Tensor) -> None:
+    """The same function with values behind the first layer 4096 times as large has the same weights."""
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    make_teacher(module)  # which settles it
+    found = []
+    for factor in (1.0, 4096.0):
+        with torch.no_grad():
+            module[0].weight *= factor
+            module[0].bias *= factor
+            module[2].weight /= factor
+        prepared = prepare(make_teacher(module, settled=False), QuantizationSpec(8, 8, rounding="brecq"))
+        unit, *_ = find_units(prepared, "block")
+        own = {path: layer.weight.detach() for path, layer in prepared.weights.items()}
+        rounded = {path: layer.weight for path, layer in nearest(calibrated(prepared, images)).items()}
+        x = prepared.teacher.input.normalize(images)
+        answers = [log_shares(prepared, x, own)]
+        found.append(squared_gradients(prepared, unit, [{unit.entry: x}], answers, rounded, None).parts[0])
+    assert float(found[0].std()) > 0.1
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 5, 6), (4, 7, 3), (4, 3)])

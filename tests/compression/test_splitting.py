@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import dfqlab
+from dfqlab.compression.halves import outliers, split_inputs
 from dfqlab.compression.insertion import prepare
 from dfqlab.compression.model import load_model
 from dfqlab.compression.prepared import ChainRow
 from dfqlab.compression.quantization import ROUNDINGS, quantize
 from dfqlab.compression.spec import QuantizationSpec, Reconstruction, Widths
-from dfqlab.compression.splitting import outliers, split_inputs
+from dfqlab.compression.weight_ranges import layer_scale
 from dfqlab.deployment import certify
 from dfqlab.errors import ConfigurationError
 from dfqlab.measures import sqnr
@@ -39,11 +40,11 @@ def test_no_other_channels_to_split_leave_smaller_outliers(seed: int, count: int
         return float(split_inputs(weight, parents, torch.zeros(3)).abs().max())
 
     every = itertools.product(*(range(4 + done) for done in range(count)))
-    assert largest(tuple(outliers(weight, count))) == min(map(largest, every))
+    assert largest(outliers(weight, count)) == min(map(largest, every))
 
 
 def test_an_outlier_that_still_leads_is_split_again() -> None:
-    assert outliers(torch.tensor([[[1.0], [9.0], [2.0]]]), 3) == [1, 1, 3]  # 4.5 and 4.5; then both
+    assert outliers(torch.tensor([[[1.0], [9.0], [2.0]]]), 3) == (1, 1, 3)  # 4.5 and 4.5; then both
 
 
 @pytest.mark.parametrize("count", [1, 4])
@@ -61,6 +62,51 @@ def test_halves_add_up_and_are_rounded_to_what_the_whole_is(count: int) -> None:
     steps = step[:, None, None]
     codes = torch.zeros_like(weight).index_add(1, index, torch.round(halves / steps))
     assert torch.equal(codes, torch.round(weight / steps))
+
+
+@pytest.mark.parametrize("rule", ["minmax", "mse"])
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_what_nearest_rounds_halves_to_is_what_it_rounds_the_whole_to(rule: Any, bits: int) -> None:
+    """On the grid of the layer itself, wherever no half is clipped."""
+    spec = QuantizationSpec(weights=bits, calibration="bn", weight_calibration=rule, split_channels=0.2)
+    prepared = prepare(dfqlab.load_teacher("digits/vgg"), spec)
+    assert prepared.splits
+    for path, split in prepared.splits.items():
+        scale = layer_scale(prepared, path, prepared.grids[path])
+        codes = prepared.weights[path].weight.reshape(split.halves().shape) / scale[:, None, None]
+        index = torch.tensor(split.origin)
+        inside = torch.ones_like(split.whole, dtype=torch.bool)
+        clipped = codes.abs() > prepared.grids[path].quant_max + 0.5
+        for at, origin in enumerate(index.tolist()):
+            inside[:, origin] &= ~clipped[:, at]
+        sums = torch.zeros_like(split.whole).index_add(1, index, codes.round())
+        expected = (split.whole / scale[:, None, None]).round()
+        assert torch.equal(sums[inside], expected[inside])
+        assert inside.float().mean() > 0.5
+
+
+class Sized(nn.Module):
+    """The second layer reads what the first puts out, by a root of how many channels that has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).relu()
+        z = self.b(y).relu() / y.shape[1] ** 0.5
+        return self.head(z.mean((2, 3)))
+
+
+def test_channels_whose_number_is_asked_for_stay(make_teacher: MakeTeacher) -> None:
+    teacher = make_teacher(Sized())
+    split = prepare(teacher, QuantizationSpec(split_channels=0.5))
+    (row,) = (row for row in split.chains if row.layer == "a")
+    assert (row.reader, row.split) == ("b", 0)
+    assert row.skipped == "something asks for the size of what is between them, which would grow"
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(split.graph(x), teacher.module(x), rtol=0, atol=1e-5)
 
 
 def zoo_teacher(name: str, make_teacher: MakeTeacher) -> Teacher:

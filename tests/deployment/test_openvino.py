@@ -26,7 +26,7 @@ from dfqlab.deployment import (
 )
 from dfqlab.deployment.export import to_onnx
 from dfqlab.deployment.runtime import saturation_warning
-from dfqlab.errors import ConfigurationError
+from dfqlab.errors import ConfigurationError, DeploymentError
 from dfqlab.images import Noise
 from dfqlab.measures import sqnr
 from dfqlab.teachers import Teacher, load_teacher
@@ -235,6 +235,18 @@ def test_without_the_extra_the_error_names_it(exported: onnx.ModelProto, monkeyp
     monkeypatch.setitem(sys.modules, "openvino", None)  # `import` then says that there is none
     with pytest.raises(ConfigurationError, match=r'pip install "dfqlab\[openvino\]"'):
         OpenVinoModel(exported)
+
+
+def test_a_tensor_that_it_does_not_know_is_an_error_of_ours(exported: onnx.ModelProto) -> None:
+    with pytest.raises(DeploymentError, match="OpenVINO cannot load the model with its codes exposed"):
+        ExposedOpenVino(exported, ["nothing"])
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_less_than_one_thread_is_an_error(exported: onnx.ModelProto, threads: int) -> None:
+    for runtime in (OnnxModel, OpenVinoModel):
+        with pytest.raises(ConfigurationError, match=f"threads={threads}: expected 1 or more"):
+            runtime(exported, threads=threads)
 
 
 def test_both_runtimes_give_the_same_logits_but_for_rounding(

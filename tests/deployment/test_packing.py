@@ -1,5 +1,6 @@
 """The small file: half the bytes of its weights, the same logits, and the fast file again."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 
 from dfqlab.compression.model import CompressedModel
 from dfqlab.compression.quantization import quantize
@@ -17,6 +18,8 @@ from dfqlab.deployment.export import to_onnx
 from dfqlab.images import Noise
 from dfqlab.measures import sqnr
 from dfqlab.teachers import Teacher
+
+MakeTeacher = Callable[..., Teacher]
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,33 @@ def test_what_is_unpacked_is_certified(model: CompressedModel, exported: onnx.Mo
     onnx.save(packed(exported), tmp_path / "small.onnx")
     images = torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert certify(model, images, exported=unpacked(onnx.load(tmp_path / "small.onnx"))).holds
+
+
+class Shared(nn.Module):
+    """A convolution that is called twice, each time in front of a BatchNorm layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, bias=False)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(8), nn.BatchNorm2d(8)])
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm in self.norms:
+            x = norm(self.conv(self.stem(x) if norm is self.norms[0] else x)).relu()
+        y: Tensor = self.head(x.mean((2, 3)))
+        return y
+
+
+def test_codes_that_several_layers_read_are_packed_once(make_teacher: MakeTeacher, pixels: Tensor) -> None:
+    model = quantize(make_teacher(Shared()), pixels, weights=4, activations=4, calibration="minmax")
+    exported = to_onnx(model)
+    readers = [node.input[0] for node in exported.graph.node if node.op_type == "DequantizeLinear"]
+    assert any(readers.count(t.name) == 2 for t in exported.graph.initializer)  # else this tests nothing
+    small = packed(exported)
+    onnx.checker.check_model(small, full_check=True)
+    assert sqnr(model(pixels), OnnxModel(small)(pixels)) > 40
+    assert unpacked(small).SerializeToString(deterministic=True) == exported.SerializeToString(deterministic=True)
 
 
 def test_a_teacher_has_nothing_to_pack(mixed: Teacher, tmp_path: Path) -> None:
