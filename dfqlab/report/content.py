@@ -16,6 +16,7 @@ from dfqlab.trust import Belief, Judgement, disagreements
 __all__ = [
     "Belief",
     "CertificateSummary",
+    "ChainRow",
     "Diversity",
     "ImagesMade",
     "Interval",

@@ -7,6 +7,7 @@ import torch
 
 from dfqlab.report.content import (
     CertificateSummary,
+    ChainRow,
     Diversity,
     ImagesMade,
     Interval,
@@ -100,6 +101,10 @@ def content() -> RunReport:
             PlacementRow("input", "input", "8", "uint8, affine"),
             PlacementRow("stem.0", "conv2d", "4 / 3", "uint8, affine"),
         ),
+        chains=(
+            ChainRow("stem.0", "blocks.0.0", True, 13, ""),
+            ChainRow("blocks.0.0", "", False, 0, "3 operations read what it puts out"),
+        ),
         command="dfqlab quantize --teacher digits/mobilenet --weights 4 --activations 3 --seed 5",
         versions={"dfqlab": "0.1.0", "torch": "2.15.0"},
         warnings=("The job ran uncompiled.",),
@@ -121,7 +126,7 @@ def content() -> RunReport:
                 integer_convolutions=3,
                 top1_agreement=0.9973,
                 sqnr=48.7,
-                warnings=(),
+                warnings=("executed in float: 1 convolution or linear layer",),
             ),
             Latency(0.198, 0.053, 3.74, 3.61, 3.92, 2, 1, 201),
         ),

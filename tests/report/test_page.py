@@ -106,9 +106,23 @@ def test_the_page_holds_the_numbers_of_the_record(content: RunReport, page: Page
     for check in numbers["certificate"]["checks"]:
         expected.append("".join(f"{cell:,}" if isinstance(cell, int) else cell for cell in check.values()))
     expected += ["".join(line.values()) for line in numbers["placement"]]
+    expected += [
+        "1 of 2 equalized, 13 channels split",
+        "stem.0blocks.0.0yes13",
+        "no03 operations read what it puts out",
+    ]
+    expected += numbers["openvino"]["certificate"]["warnings"]
     expected += [numbers["fingerprint"], numbers["command"], "batch 128, float32, eager", "torch 2.15.0"]
     expected += ["calibration: mse", "rounding: nearest", *numbers["warnings"], *numbers["certificate"]["warnings"]]
     assert [number for number in expected if _spaceless(number) not in _spaceless(page.text)] == []
+
+
+def test_an_openvino_that_could_not_be_timed_says_so_beside_its_certificate(content: RunReport) -> None:
+    assert content.openvino is not None
+    found = replace(content.openvino, latency=None, missing="It cannot load the float model.")
+    text = Page(render(replace(content, openvino=found))).text
+    assert "OpenVINO, 1,204,226 codes" in text.replace("\u00a0", " ")
+    assert "Speed was not measured. It cannot load the float model." in text.replace("\u00a0", " ")
 
 
 def _spaceless(text: str) -> str:

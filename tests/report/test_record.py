@@ -15,7 +15,7 @@ def test_the_keys_are_these(content: RunReport) -> None:
         "format", "sentence", "teacher", "fingerprint", "parameters", "input_size", "classes", "label", "weights",
         "activations", "calibration", "equalization", "rounding", "judged_on", "judged_images", "teacher_accuracy",
         "rows", "used", "sizes", "latency", "certificate", "images", "placement", "command", "versions", "warnings",
-        "diversity", "diversity_layer", "judgements", "beliefs", "openvino", "batch_norms", "contradictions",
+        "diversity", "diversity_layer", "judgements", "beliefs", "openvino", "chains", "batch_norms", "contradictions",
     ]  # fmt: skip
 
 
