@@ -21,18 +21,20 @@ class Page:
         paper, table: as the command names them.
         title: of the section.
         body: the results as Markdown.
+        sizes: those that it is made in.
     """
 
     paper: str
     table: str
     title: str
     body: Callable[[Result], str]
+    sizes: tuple[str, ...] = tuple(SIZES)
 
     def section(self, results: Path) -> str:
         """Every zoo and size that was measured, and the commands of those that were not."""
         parts, missing = [f"## {self.title}"], []
         for zoo in ZOOS:
-            for size in SIZES:
+            for size in self.sizes:
                 command = command_of(self.paper, self.table, zoo, size)
                 path = results / f"{self.paper}_{self.table}_{zoo}_{size}.json"
                 if path.exists():
@@ -53,9 +55,10 @@ def made_of(result: Result) -> str:
     """Size, seeds and cost of a table."""
     seeds = result["seeds"]
     steps = listed(f"{recipe} {settings['steps']:,}" for recipe, settings in result["recipes"].items())
+    made = f": {result['calibration_images']:,} images, steps: {steps}" if steps else ""
     recompressed = " recompressed" if result["zoo"] == "cifar10" else ""  # published accuracies do not apply
     return (
-        f"Size {result['size']}: {result['calibration_images']:,} images{f', steps: {steps}' if steps else ''}; "
+        f"Size {result['size']}{made}; "
         f"{'one seed' if len(seeds) == 1 else f'means over seeds {listed(seeds)}'}; {result['test_images']:,}"
         f"{recompressed} test images. {result['machine']}, torch {result['torch']}, {result['date']}; "
         f"{cost(result):,.0f} CPU seconds.{outdated(result)}{executed(result)}"

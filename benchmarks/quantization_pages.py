@@ -89,7 +89,7 @@ def _spread(widths: dict[str, int]) -> str:
 
 
 PAGES = (
-    Page("quantization", "rescaled", "Equalization, where channels differ in scale", rescaled),
+    Page("quantization", "rescaled", "Equalization, where channels differ in scale", rescaled, ("cpu",)),
     Page("quantization", "frontier", "A width for each layer: ZeroQ's frontier", frontier),
-    Page("quantization", "certificate", "The certificate at five widths, in two runtimes", certificate),
+    Page("quantization", "certificate", "The certificate at five widths, in two runtimes", certificate, ("cpu",)),
 )
