@@ -72,9 +72,15 @@ def bit_frontier(
     axes = place(figure, 0.78, 0.62, WIDTH - 0.78 - 2.1, 2.3)
     for shares, color, line, marker in ((mixed, INK, "-", "o"), (uniform, MUTED, "--", "s")):
         widths = sorted(shares)
-        ends = [(100 * shares[width].low, 100 * shares[width].high) for width in widths]
-        axes.vlines(widths, *zip(*ends, strict=True), color=color, linewidth=3, alpha=0.4)
-        axes.plot(widths, [100 * shares[width].value for width in widths], color=color, linestyle=line, marker=marker)
+        told = [shares[width] for width in widths]
+        reach = [  # of none and of all, an interval's end can be off by a float's last bit
+            [100 * max(0.0, share.value - share.low) for share in told],
+            [100 * max(0.0, share.high - share.value) for share in told],
+        ]
+        axes.errorbar(
+            widths, [100 * share.value for share in told], reach, color=color, linestyle=line, marker=marker,
+            markersize=4, elinewidth=1.5, capsize=4, capthick=1.5,
+        )  # fmt: skip
     for height, sign, words, color in (
         (0.62, "●", "a width for\neach layer", INK),
         (0.3, "■", "one width\nfor all", MUTED),
@@ -85,7 +91,7 @@ def bit_frontier(
     axes.set_ylim(0, 102)
     axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     axes.set_xlabel("bits that a weight takes on average")
-    axes.set_ylabel(f"{printable(measure.split(' with ')[0].split(' on ')[0], 24)} (%)")
+    axes.set_ylabel(f"{printable(_in_short(measure), 24)} (%)")
     return figure
 
 
@@ -94,5 +100,9 @@ def _compared(mixed: Mapping[float, Interval], uniform: Mapping[float, Interval]
     if not both:
         return f"How does {measure} grow with bits?"
     told = max(both, key=lambda width: abs(mixed[width].value - uniform[width].value))
-    shares = f"{100 * mixed[told].value:.1f} %, with one for all {100 * uniform[told].value:.1f} %"
-    return f"{told:g} bits on average: {measure.split(' on ')[0]} {shares}"
+    own, same = f"{100 * mixed[told].value:.1f} %", f"{100 * uniform[told].value:.1f} %"
+    return f"{told:g} bits on average: {_in_short(measure)} {own} with a width for each layer, {same} with one for all"
+
+
+def _in_short(measure: str) -> str:
+    return measure.split(" with ")[0].split(" on ")[0]

@@ -30,7 +30,7 @@ def meeting_reaches(
         first, second: magnitudes before, above 0; of more than 32 channels the first 32 are shown.
         met: of both layers after equalization.
         names: of the layers.
-        title: a sentence that says what to see; tells how far the first layer's channels are apart if None.
+        title: a sentence that says what to see; tells how far channels are apart in both layers if None.
 
     Raises:
         DataError: no channel, not a magnitude for each, or one that is not above 0.
@@ -38,7 +38,7 @@ def meeting_reaches(
     if not len(first) == len(second) == len(met) > 0 or not all(bool((r > 0).all()) for r in (first, second, met)):
         shapes = f"{len(first)}, {len(second)} and {len(met)}"
         raise DataError(f"{shapes} magnitudes: expected as many of each, one or more, all above 0")
-    title = title or _narrowed(first, met, printable(names[0], 18))
+    title = title or _apart(first, second, met, names)
     shown = min(_MOST_CHANNELS, len(first))
     one, two, both = (reach[:shown].detach().cpu().double().numpy() for reach in (first, second, met))
     figure = sheet(title, 0.98 + _ROW * shown)
@@ -72,6 +72,7 @@ def meeting_reaches(
     return figure
 
 
-def _narrowed(first: Tensor, met: Tensor, name: str) -> str:
-    before, after = (short(float(reach.max() / reach.min())) for reach in (first, met))
-    return f"In {name} the widest channel reaches {before} times the narrowest; equalized, {after} times"
+def _apart(first: Tensor, second: Tensor, met: Tensor, names: tuple[str, str]) -> str:
+    one, two, both = (short(float(reach.max() / reach.min())) for reach in (first, second, met))
+    written, read = (printable(name, 18) for name in names)
+    return f"Widest channel over narrowest: {one} in {written}, {two} in {read}; equalized, {both} in both"

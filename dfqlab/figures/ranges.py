@@ -15,6 +15,7 @@ from dfqlab.figures.stairs import ERROR_COLORS, HATCHES, error_share
 from dfqlab.figures.style import INK, MUTED, RULE, WIDTH, place, printable, sheet, style
 
 _BINS = 96
+_HATCHES = {"rounding": "", "clipping": HATCHES["clipping"]}  # here most of a picture is rounded
 _ROW = 0.3
 _STEPS = [1, 2, 5, 10]
 
@@ -48,7 +49,7 @@ def ranges_by_rule(
             raise DataError(f"{rule!r}: range {low} to {high}: expected low first")
     best, worst = max(ratios, key=ratios.__getitem__), min(ratios, key=ratios.__getitem__)
     told = {rule: minus(f"{ratio:.1f} dB") for rule, ratio in ratios.items()}
-    title = title or f"{best} loses least here, {told[best]}; {worst} most, {told[worst]}"
+    title = title or f"Signal to error: {best} best, {told[best]}; {worst} worst, {told[worst]}"
     bars = _ROW * len(ranges) + 0.16
     figure = sheet(title, 0.58 + bars + 1.25)
     left, width = 1.3, WIDTH - 1.3 - 1.05
@@ -65,6 +66,10 @@ def ranges_by_rule(
             told[rule], xy=(1.02, row), xycoords=("axes fraction", "data"),
             color=INK if extreme else MUTED, fontweight="bold" if extreme else "normal", va="center_baseline",
         )  # fmt: skip
+    axes.annotate(
+        "signal\nto error", xy=(1.02, 1), xycoords="axes fraction", xytext=(0, 4), textcoords="offset points",
+        color=MUTED, fontsize="small", va="bottom",
+    )  # fmt: skip
     axes.axvline(0, color=MUTED, linewidth=0.8, zorder=0.9)
     axes.set(xlim=limits, ylim=(len(ranges) - 0.4, -0.6))
     axes.set_yticks(range(len(ranges)), [printable(rule, 14) for rule in ranges])
@@ -85,7 +90,7 @@ def clipped_values(
     of: str,
     title: str | None = None,
 ) -> Figure:
-    """The values of one activation over the marks of its grid; what lies beyond is hatched, and both errors are told.
+    """The values of one activation over the marks of its grid; both errors are told, what lies beyond cross-hatched.
 
     Its places are fixed and nothing is solved, so that it follows a slider.
 
@@ -120,9 +125,8 @@ def clipped_values(
     axes.set_xlabel(printable(f"{of} (heights: log of the count)", 60))
     key = place(figure, 5.05, 1.15, WIDTH - 5.05 - 0.1, 1.3)
     for height, kind in ((0.57, "rounding"), (0.05, "clipping")):
-        error_share(
-            key, height, kind, energy, some=bool((~outside if kind == "rounding" else outside).any()), of="value"
-        )
+        some = bool((~outside if kind == "rounding" else outside).any())
+        error_share(key, height, kind, energy, some=some, of="value", hatches=_HATCHES)
     return figure
 
 
@@ -137,16 +141,16 @@ def _checked(values: Tensor) -> np.ndarray:
 def _histogram(
     axes: Axes, x: np.ndarray, limits: tuple[float, float], beyond: tuple[float, float] | None = None
 ) -> None:
-    """Logarithms of counts, hatched beyond the ends of a grid."""
+    """Logarithms of counts, cross-hatched beyond the ends of a grid."""
     counts, edges = np.histogram(x, _BINS, range=limits)
     heights = np.log1p(counts) / np.log1p(counts.max())
-    axes.stairs(heights, edges, fill=True, color="#c3c3c9" if beyond is None else ERROR_COLORS["rounding"], alpha=0.5)
-    if beyond is not None:
-        lost = heights * ((edges[1:] <= beyond[0]) | (edges[:-1] >= beyond[1]))
-        color = ERROR_COLORS["clipping"]
-        axes.stairs(lost, edges, fill=True, facecolor="white", linewidth=0)
-        axes.stairs(lost, edges, fill=True, facecolor=color, alpha=0.3, linewidth=0)
-        axes.stairs(lost, edges, fill=True, facecolor="none", edgecolor=color, hatch=HATCHES["clipping"], linewidth=0)
+    if beyond is None:
+        axes.stairs(heights, edges, fill=True, color="#c3c3c9", alpha=0.5)
+    else:
+        lost = (edges[1:] <= beyond[0]) | (edges[:-1] >= beyond[1])
+        for kind, part in (("rounding", heights * ~lost), ("clipping", heights * lost)):
+            color, hatch = ERROR_COLORS[kind], _HATCHES[kind]
+            axes.stairs(part, edges, fill=True, facecolor=(color, 0.3), edgecolor=color, hatch=hatch, linewidth=0)
     axes.axvline(0, color=RULE, linewidth=0.8, zorder=0.9)
     axes.set(xlim=limits, ylim=(0, 1.05))
     axes.set_yticks([])

@@ -1,7 +1,7 @@
 """What a grid does to weights: the stairs that they climb, the error that this makes, the part that a channel uses."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -220,14 +220,21 @@ def _errors(axes: Axes, error: np.ndarray, outside: np.ndarray) -> None:
 
 
 def error_share(
-    key: Axes, height: float, kind: str, energy: dict[str, float], *, some: bool, of: str = "weight"
+    key: Axes,
+    height: float,
+    kind: str,
+    energy: dict[str, float],
+    *,
+    some: bool,
+    of: str = "weight",
+    hatches: Mapping[str, str] = HATCHES,
 ) -> None:
     """A kind of error in its colour and hatch, and its share of the squared error, if there is `some` of it."""
     key.set_axis_off()
     key.set(xlim=(0, 1), ylim=(0, 1))
     total, color = sum(energy.values()), ERROR_COLORS[kind]
     key.add_patch(Rectangle((0, height + 0.06), 0.09, 0.3, facecolor=color, alpha=0.3, linewidth=0))
-    key.add_patch(Rectangle((0, height + 0.06), 0.09, 0.3, fill=False, edgecolor=color, hatch=HATCHES[kind]))
+    key.add_patch(Rectangle((0, height + 0.06), 0.09, 0.3, fill=False, edgecolor=color, hatch=hatches[kind]))
     percent = f"{100 * energy[kind] / total:.0f} % of the squared error" if total else "no error"
     if not some:
         percent = f"no {of} is {'clipped' if kind == 'clipping' else 'inside'}"

@@ -4,7 +4,7 @@ import pytest
 
 from dfqlab.errors import DataError
 from dfqlab.figures import bit_frontier, bits_by_layer, to_png
-from dfqlab.measures import Interval
+from dfqlab.measures import Interval, wilson
 
 BITS = {"0": 8, "3.body.0": 5, "head": 2}
 SIZES = {"0": 36, "3.body.0": 1152, "head": 160}
@@ -62,18 +62,29 @@ def test_shares_and_intervals_stand_over_their_bits_whatever_the_order() -> None
     axes = bit_frontier(
         dict(reversed(MIXED.items())), UNIFORM, measure="agreement with the teacher on 599 digits"
     ).axes[0]
-    mixed, uniform = axes.lines
+    (mixed, _, (ends,)), (uniform, _, _) = axes.containers
     assert (list(mixed.get_xdata()), list(mixed.get_ydata())) == ([2, 2.5, 3], pytest.approx([30, 80, 97]))
     assert (list(uniform.get_xdata()), list(uniform.get_ydata())) == ([2, 3], pytest.approx([28, 83]))
-    ends = [[point[1] for point in segment] for segment in axes.collections[1].get_segments()]
-    assert ends == [pytest.approx([25, 30]), pytest.approx([80, 85])]
+    reaches = [[point[1] for point in segment] for segment in ends.get_segments()]
+    assert reaches == [pytest.approx([27, 32]), pytest.approx([77, 82]), pytest.approx([94, 99])]
     assert mixed.get_marker() != uniform.get_marker()
     assert axes.get_ylabel() == "agreement (%)"
 
 
+def test_an_interval_of_four_points_sticks_out_from_under_its_dot_and_has_caps() -> None:
+    narrow = {3.0: Interval(0.5, 0.48, 0.52)}
+    figure = bit_frontier(narrow, narrow, measure="agreement")
+    dot, caps, (interval,) = figure.axes[0].containers[0]
+    low, high = figure.axes[0].transData.transform(interval.get_segments()[0])[:, 1]
+    assert high - low > 1.5 * dot.get_markersize() * figure.dpi / 72
+    assert [cap.get_ydata()[0] for cap in caps] == pytest.approx([48, 52])
+
+
 def test_the_title_compares_where_both_differ_most() -> None:
     title = bit_frontier(MIXED, UNIFORM, measure="agreement with the teacher on 599 digits").get_suptitle()
-    assert title.replace("\n", " ") == ("3 bits on average: agreement with the teacher 97.0 %, with one for all 83.0 %")
+    assert title.replace("\n", " ") == (
+        "3 bits on average: agreement 97.0 % with a width for each layer, 83.0 % with one for all"
+    )
     apart = bit_frontier({2.5: share(0.8)}, UNIFORM, measure="agreement").get_suptitle()
     assert apart == "How does agreement grow with bits?"
 
@@ -82,3 +93,10 @@ def test_no_share_of_either_is_refused() -> None:
     with pytest.raises(DataError, match="0 mixed shares and 2 uniform"):
         bit_frontier({}, UNIFORM, measure="agreement")
     to_png(bit_frontier({3.0: share(0.9)}, {3.0: share(0.9)}, measure="agreement"))
+
+
+def test_none_and_all_are_drawn_though_their_intervals_end_there() -> None:
+    none, every = wilson(0, 3), wilson(11, 11)
+    assert none.low > none.value or every.high < every.value, "floats that this is about"
+    axes = bit_frontier({2.0: none, 3.0: every}, {2.0: none}, measure="agreement").axes[0]
+    assert list(axes.containers[0][0].get_ydata()) == [0, 100]

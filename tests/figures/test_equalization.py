@@ -24,7 +24,7 @@ def test_every_channel_has_both_reaches_and_their_meeting_in_its_row() -> None:
 
 def test_the_title_tells_how_far_channels_are_apart_before_and_after() -> None:
     title = meeting_reaches(FIRST, SECOND, MET, names=NAMES).get_suptitle().replace("\n", " ")
-    assert title == "In a the widest channel reaches 8 times the narrowest; equalized, 2 times"
+    assert title == "Widest channel over narrowest: 8 in a, 4 in b; equalized, 2 in both"
 
 
 def test_of_many_channels_the_first_are_shown_and_it_says_so() -> None:

@@ -5,10 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
 
 from dfqlab.errors import DataError
 from dfqlab.figures import clipped_values, ranges_by_rule, to_png
+from dfqlab.figures.stairs import ERROR_COLORS
 
 VALUES = torch.linspace(-4, 6, 1001)
 RANGES = {"minmax": (-4.0, 6.0), "mse": (-2.5, 3.5), "bn": (-2.0, 3.0)}
@@ -33,13 +36,13 @@ def test_bars_end_where_the_ranges_do_in_their_order() -> None:
     assert [tuple(bar.get_xdata()) for bar in bars] == list(RANGES.values())
     assert [bar.get_ydata()[0] for bar in bars] == [0, 1, 2]
     assert [label.get_text() for label in axes.get_yticklabels()] == list(RANGES)
-    assert [text.get_text() for text in axes.texts] == ["8.2 dB", "12.5 dB", "−1.0 dB"]
+    assert [text.get_text() for text in axes.texts] == ["8.2 dB", "12.5 dB", "−1.0 dB", "signal\nto error"]
 
 
 def test_the_title_tells_the_best_rule_and_the_worst_and_both_are_bold() -> None:
     figure = ranges_by_rule(VALUES, RANGES, RATIOS, of="output of a")
-    assert figure.get_suptitle() == "mse loses least here, 12.5 dB; bn most, −1.0 dB"
-    assert [text.get_fontweight() for text in figure.axes[1].texts] == ["normal", "bold", "bold"]
+    assert figure.get_suptitle() == "Signal to error: mse best, 12.5 dB; bn worst, −1.0 dB"
+    assert [text.get_fontweight() for text in figure.axes[1].texts[:3]] == ["normal", "bold", "bold"]
 
 
 def test_the_histogram_stands_over_the_same_axis_and_counts_every_value() -> None:
@@ -71,17 +74,31 @@ def test_marks_stand_where_the_codes_do_and_of_many_only_the_ends() -> None:
     assert [segment[0][0] for segment in many.get_segments()] == pytest.approx([-2.0, 1.5])
 
 
-def test_what_lies_half_a_step_beyond_the_marks_is_hatched_and_nothing_else() -> None:
-    axes = clipped(-2.0, 1.5).axes[0]
-    hatched = next(patch for patch in axes.patches if patch.get_hatch())
-    heights, edges, _ = hatched.get_data()
+def bars(figure: Figure, kind: str) -> StepPatch:
+    (found,) = [bar for bar in figure.axes[0].patches if bar.get_edgecolor() == to_rgba(ERROR_COLORS[kind])]
+    return found
+
+
+def test_what_lies_half_a_step_beyond_the_marks_is_cross_hatched_and_nothing_else() -> None:
+    figure = clipped(-2.0, 1.5)
+    heights, edges, _ = bars(figure, "clipping").get_data()
     drawn = np.nonzero(heights)[0]
     width = edges[1] - edges[0]
     below = max(edges[at + 1] for at in drawn if edges[at] < 0)
     above = min(edges[at] for at in drawn if edges[at] > 0)
     assert (below, above) == pytest.approx((-2.25, 1.75), abs=width)
-    none = next(patch for patch in clipped(-4.0, 6.0).axes[0].patches if patch.get_hatch())
-    assert not none.get_data().values.any()
+    inside = bars(figure, "rounding").get_data().values
+    counted, _ = np.histogram(VALUES, edges)
+    assert (((inside > 0) ^ (heights > 0)) == (counted > 0)).all(), "each value is of one kind"
+    assert not bars(clipped(-4.0, 6.0), "clipping").get_data().values.any()
+
+
+def test_the_key_shows_what_the_histogram_does_colour_and_hatch() -> None:
+    figure = clipped(-2.0, 1.5)
+    swatches = {patch.get_edgecolor(): patch.get_hatch() for patch in figure.axes[1].patches if not patch.get_fill()}
+    drawn = {bar.get_edgecolor(): bar.get_hatch() for bar in (bars(figure, "rounding"), bars(figure, "clipping"))}
+    assert swatches == drawn
+    assert len(set(drawn.values())) == 2
 
 
 def test_both_errors_are_told_with_their_shares() -> None:

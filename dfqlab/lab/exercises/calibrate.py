@@ -1,5 +1,7 @@
 """Lesson 09: what a range loses, the factors that equalize two layers, and roundings whose errors cancel."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -86,11 +88,13 @@ def _to_nearest(steps: Tensor) -> Tensor:
     return steps.round()
 
 
-def _flipped(steps: Tensor, by: Tensor, direction: float = -1.0) -> Tensor:
-    """As many codes moved by one as the sum of all errors says, those with the largest `by` first."""
+def _flipped(
+    steps: Tensor, by: Tensor, direction: float = -1.0, rounded: Callable[[Tensor], Tensor] = torch.round
+) -> Tensor:
+    """As many codes moved by one as the rounded sum of all errors says, those with the largest `by` first."""
     codes = steps.round()
     total = (codes - steps).sum()
-    chosen = by.argsort(descending=True)[: int(total.abs().round())]
+    chosen = by.argsort(descending=True)[: int(rounded(total.abs()))]
     return codes.index_add(0, chosen, direction * total.sign().expand(len(chosen)))
 
 
@@ -106,6 +110,11 @@ def _wrong_way(steps: Tensor) -> Tensor:
 
 def _any_sign(steps: Tensor) -> Tensor:
     return _flipped(steps, (steps.round() - steps).abs())
+
+
+def _one_too_many(steps: Tensor) -> Tensor:
+    error = steps.round() - steps
+    return _flipped(steps, error * error.sum().sign(), rounded=torch.ceil)
 
 
 _X = torch.tensor([0.0, 0.1, 0.4, 0.5, 0.6, 0.8, 0.9, 1.5])
@@ -151,6 +160,8 @@ EXERCISES = (
             (torch.tensor([0.4, 1.35, -0.7, 2.45, 0.2]),),
             (torch.tensor([1.45, 2.4, 0.35, 3.51]),),  # the largest error is against the sum
             (torch.tensor([0.6, 0.7, -1.35, 2.9, 0.55]),),
+            (torch.tensor([0.65, 1.6, 2.75, -0.3]),),  # the sum is rounded down
+            (torch.tensor([0.4, 1.7, 2.6]),),  # and here to 0
         ),
         drawn=("steps",),
         hints=(
@@ -158,6 +169,7 @@ EXERCISES = (
             Hint("Move those first that were nearly half a step off: they cost least to turn.", _smallest_first),
             Hint("If the sum of errors is negative, the codes are too low: some must go up.", _wrong_way),
             Hint("Only an error with the sign of the sum can be turned against it.", _any_sign),
+            Hint("Round the sum: 1.3 moves one code, 0.3 none.", _one_too_many),
         ),
         library="dfqlab.compression.rounding.cancelling_codes",
     ),

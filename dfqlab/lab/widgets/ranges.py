@@ -1,14 +1,14 @@
 """Pick an activation, bits and a rule: where its range ends, what it clips, and what that is worth."""
 
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from typing import get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dfqlab.compression.calibration import calibrate, quantizer_inputs
+from dfqlab.compression.calibration import calibrate, check_size, quantizer_inputs
 from dfqlab.compression.insertion import prepare
 from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.compression.spec import Calibration, QuantizationSpec
@@ -20,6 +20,9 @@ from dfqlab.lab.display import Drawing
 from dfqlab.lab.panels import Explorer
 from dfqlab.measures import sqnr
 from dfqlab.teachers import Teacher
+
+_KEPT = 2  # calibrated networks, and activations: of a large network they are large
+_AT_ONCE = 32  # images: all activations of these are held while one is read
 
 
 def range_rules(teacher: Teacher, images: Mapping[str, Float[Tensor, "_ c h w"]]) -> Explorer:
@@ -33,16 +36,27 @@ def range_rules(teacher: Teacher, images: Mapping[str, Float[Tensor, "_ c h w"]]
         images: in pixel units, by source.
 
     Raises:
-        DataError: no source, or images of another size.
+        DataError: no source, images of another size, or a network with no activation whose range a rule decides.
     """
     if not images:
         raise DataError("nothing to take ranges from: expected images of one source or more")
     calibration_images = StoredImages(next(iter(images.values())))
+    for batch in images.values():
+        check_size(teacher, batch)
     network = prepare(teacher, QuantizationSpec())
-    values = {source: quantizer_inputs(network, batch) for source, batch in images.items()}
     paths = {network.activations[path].name: path for path in _estimated(network)}
+    if not paths:
+        raise DataError(
+            f"{teacher.name!r} has no activation whose range a rule decides, only its input and averages; expected a "
+            "network with one convolution or linear layer behind another"
+        )
 
-    @cache
+    @lru_cache(maxsize=_KEPT)
+    def values(layer: str, source: str) -> Tensor:
+        parts = images[source].split(_AT_ONCE)
+        return torch.cat([quantizer_inputs(network, part)[paths[layer]].flatten() for part in parts])
+
+    @lru_cache(maxsize=_KEPT)
     def calibrated(bits: int, rule: Calibration) -> PreparedNetwork:
         prepared = prepare(teacher, QuantizationSpec(activations=bits, calibration=rule))
         calibrate(prepared, calibration_images)
@@ -50,7 +64,7 @@ def range_rules(teacher: Teacher, images: Mapping[str, Float[Tensor, "_ c h w"]]
 
     def draw(layer: str, bits: int, rule: Calibration, shown: str) -> Drawing:
         quantizer = calibrated(bits, rule).activations[paths[layer]]
-        p, x = quantizer.quantization, values[shown][paths[layer]].flatten()
+        p, x = quantizer.quantization, values(layer, shown)
         codes, after = torch.round(x / p.scale) + p.zero_point, quantizer.simulate(x)
         clipped = (codes < p.quant_min) | (codes > p.quant_max)
         marks = (torch.arange(p.quant_min, p.quant_max + 1) - p.zero_point) * p.scale

@@ -15,7 +15,7 @@ from dfqlab.lab.exercises.calibrate import cancel, equalize, range_errors
 ERRORS, EQUALIZE, CANCEL = "09.range_errors", "09.equalize", "09.cancel"
 CLAMP, BEYOND, SQUARE, STEPS = (hint.text for hint in EXERCISES[ERRORS].hints)
 ROUND, ROOT, MAGNITUDE = (hint.text for hint in EXERCISES[EQUALIZE].hints)
-NEAREST, LARGEST, WAY, SIGN = (hint.text for hint in EXERCISES[CANCEL].hints)
+NEAREST, LARGEST, WAY, SIGN, SUM = (hint.text for hint in EXERCISES[CANCEL].hints)
 
 
 def exact_error(x: list[float], end: float, bits: int) -> float:
@@ -191,6 +191,22 @@ def turns_any(steps):
     return codes
 
 
+def moves_too_many(steps):
+    return cancelled(steps, math.ceil)
+
+
+def moves_one_more(steps):
+    return cancelled(steps, lambda total: int(total) + 1)
+
+
+def cancelled(steps, count):
+    codes = steps.round()
+    error = codes - steps
+    sign = error.sum().sign()
+    codes[(error * sign).topk(count(float(error.sum().abs()))).indices] -= sign
+    return codes
+
+
 @pytest.mark.parametrize(
     ("exercise", "yours", "hint"),
     [
@@ -205,6 +221,8 @@ def turns_any(steps):
         (CANCEL, turns_the_surest, LARGEST),
         (CANCEL, turns_them_further, WAY),
         (CANCEL, turns_any, SIGN),
+        (CANCEL, moves_too_many, SUM),
+        (CANCEL, moves_one_more, SUM),
     ],
 )
 def test_an_answer_written_wrong_is_told_why(exercise: str, yours: Callable[..., Tensor], hint: str) -> None:

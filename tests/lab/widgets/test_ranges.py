@@ -1,6 +1,8 @@
 """Ranges over an activation: numbers against a histogram of its own, controls one by one."""
 
+import gc
 import re
+import weakref
 
 import pytest
 import torch
@@ -8,7 +10,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import dfqlab.lab.widgets.ranges as ranges
+from dfqlab.compression.calibration import calibrate
+from dfqlab.compression.prepared import PreparedNetwork
 from dfqlab.errors import DataError
+from dfqlab.images import StoredImages
 from dfqlab.lab.panels import Explorer
 from dfqlab.lab.widgets import range_rules
 from dfqlab.teachers import Teacher
@@ -120,6 +125,33 @@ def test_mse_loses_no_more_than_any_other_rule_on_its_own_images(explorer: Explo
             for rule in explorer.controls["rule"].positions
         }
         assert ratios["mse"] > max(ratios.values()) - 0.2, ratios  # it reads a histogram, not the values
+
+
+def test_a_network_without_a_range_to_decide_is_refused() -> None:
+    module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+    alone = Teacher.from_module(module, size=(3, 8, 8), mean=[0.5] * 3, std=[0.25] * 3, classes=4)
+    with pytest.raises(DataError, match="no activation whose range a rule decides"):
+        range_rules(alone, IMAGES)
+
+
+def test_two_settings_are_compared_with_one_look_each_and_older_ones_are_let_go(
+    teacher: Teacher, monkeypatch: pytest.MonkeyPatch, drawn: Kept
+) -> None:
+    networks: list[weakref.ref[PreparedNetwork]] = []
+
+    def watched(prepared: PreparedNetwork, source: StoredImages) -> None:
+        networks.append(weakref.ref(prepared))
+        calibrate(prepared, source)
+
+    monkeypatch.setattr(ranges, "calibrate", watched)
+    explorer = range_rules(teacher, IMAGES)
+    for bits in (3, 4, 3, 4):
+        explorer.drawing(bits=bits)
+    assert len(networks) == 2
+    for bits in (5, 6):
+        explorer.drawing(bits=bits)
+    gc.collect()
+    assert [network() is None for network in networks] == [True, True, False, False]
 
 
 def test_no_source_and_images_of_another_size_are_refused(teacher: Teacher) -> None:
