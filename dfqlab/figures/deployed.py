@@ -70,8 +70,9 @@ def deployed_table(
     axes.axvline(100 * teacher_accuracy.value, color=INK, linestyle="--", linewidth=1.6)
     for at, (name, row) in enumerate(rows.items()):
         color, share = color_of(name), row.accuracy
-        axes.plot([100 * share.low, 100 * share.high], [at, at], color=color, linewidth=3, alpha=0.45)
-        axes.plot([100 * share.value], [at], color=color, marker="o", markersize=8)
+        # The ends stand out above and below the dot, which would cover a short interval.
+        axes.plot([100 * share.low, 100 * share.high], [at, at], color=color, linewidth=1.5, marker="|", markersize=10)
+        axes.plot([100 * share.value], [at], color=color, marker="o", markersize=4)
     axes.set_yticks(range(len(rows)), list(names.values()), fontsize=_POINTS, fontweight="bold")
     for label, name in zip(axes.get_yticklabels(), rows, strict=True):
         label.set_color(color_of(name))
@@ -120,4 +121,4 @@ def _within_reach(rows: Mapping[str, DeployedRow]) -> str:
         return f"{printable(best, 40)}, the only row so far"
     near = [name for name, row in rows.items() if name != best and row.accuracy.high >= rows[best].accuracy.low]
     others = f"{len(near)} of {len(rows) - 1} other intervals" if near else "No other interval"
-    return f"{others} overlap{'s' * (len(near) < 2)} the best, {printable(best, 40)}"
+    return f"{others} overlap{'s' * (len(near) < 2)} that of the best, {printable(best, 40)}"

@@ -46,6 +46,7 @@ def deployed(
     judge: LabelledBatches,
     images: ImageSource,
     *,
+    exported: "onnx.ModelProto | None" = None,
     on_step: OnStep = ignore,
 ) -> Deployed:
     """Export a model, certify what onnxruntime executes, and let onnxruntime name the judge's images.
@@ -55,15 +56,17 @@ def deployed(
         teacher: whom it is compared with.
         judge: labelled images.
         images: what the certificate runs on.
+        exported: the model's export, if it is at hand.
         on_step: called after each of the three.
 
     Raises:
-        DeploymentError: an operation that ONNX export does not know, or nothing is executed in integers.
+        DeploymentError: an operation that ONNX export does not know, nothing is executed in integers, or `exported` is
+            not this model's.
         DataError: no images, or images of another size.
         ConfigurationError: the extra "deploy" is not installed.
         Cancelled: `on_step` raised it.
     """
-    exported = to_onnx(model)
+    exported = to_onnx(model) if exported is None else exported
     on_step(Step("export", 1, 3))
     certificate = certify(model, images, exported=exported)
     on_step(Step("certify", 2, 3))

@@ -28,6 +28,15 @@ def test_dots_and_intervals_stand_where_the_shares_are_in_the_colour_of_their_so
     assert top < 0 < bottom, "the first row is the topmost"
 
 
+def test_the_ends_of_an_interval_are_seen_though_the_dot_covers_it() -> None:
+    axes = deployed_table(ROWS, TEACHER).axes[0]
+    intervals = [line for line in axes.lines if line.get_marker() == "|"]
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    assert len(intervals) == len(dots) == len(ROWS)
+    for interval, dot in zip(intervals, dots, strict=True):
+        assert interval.get_markersize() > 2 * dot.get_markersize()
+
+
 def test_the_teacher_is_a_dashed_line_with_its_interval() -> None:
     axes = deployed_table(ROWS, TEACHER, measure="accuracy on 599 digits").axes[0]
     (dashed,) = (line for line in axes.lines if line.get_linestyle() == "--")
@@ -65,9 +74,9 @@ def test_the_title_tells_whose_interval_overlaps_that_of_the_best() -> None:
     titles = {
         "No model was made yet": {},
         "alone, the only row so far": {"alone": GOOD},
-        "1 of 2 other intervals overlaps the best, zeroq W4A4": ROWS,
-        "No other interval overlaps the best, good": {"far": FAR, "good": GOOD},
-        "2 of 2 other intervals overlap the best, c": {"a": NEAR, "b": NEAR, "c": GOOD},
+        "1 of 2 other intervals overlaps that of the best, zeroq W4A4": ROWS,
+        "No other interval overlaps that of the best, good": {"far": FAR, "good": GOOD},
+        "2 of 2 other intervals overlap that of the best, c": {"a": NEAR, "b": NEAR, "c": GOOD},
     }
     for title, rows in titles.items():
         assert deployed_table(rows, TEACHER).get_suptitle() == title

@@ -15,7 +15,7 @@ from dfqlab.compression.quantization import quantize
 from dfqlab.compression.spec import Reconstruction
 from dfqlab.deployment import OnnxModel, certify
 from dfqlab.deployment.export import to_onnx
-from dfqlab.errors import ConfigurationError
+from dfqlab.errors import ConfigurationError, DeploymentError
 from dfqlab.evaluation import evaluate
 from dfqlab.figures import DeployedRow
 from dfqlab.images import Noise, StoredImages
@@ -111,6 +111,14 @@ def test_what_is_deployed_is_what_its_parts_give(
     assert found.row == DeployedRow(
         result.accuracy_interval, result.agreement_interval, model.packed_bytes, found.certificate.holds
     )
+
+
+def test_an_export_at_hand_is_what_is_deployed(teacher: Teacher, judge: Judge, images: StoredImages) -> None:
+    model = quantize(teacher, images, weights=4, activations=4)
+    exported = to_onnx(model)
+    assert deployed(model, teacher, judge, images, exported=exported).exported is exported
+    with pytest.raises(DeploymentError, match="not its export"):
+        deployed(quantize(teacher, images, weights=3, activations=3), teacher, judge, images, exported=exported)
 
 
 def test_deploying_tells_its_parts_and_can_be_stopped_between_them(
