@@ -15,6 +15,7 @@ import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,7 +148,15 @@ def _read(content: str | bytes) -> Any:
 
 def _compile(network: Any, threads: int) -> Any:
     settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
-    return load_openvino().Core().compile_model(network, "CPU", settings)
+    return _core().compile_model(network, "CPU", settings)
+
+
+@cache
+@cache
+def _core() -> Any:
+    """One for the whole process: it gives the thread a stack for signals, and where the last core goes, that goes too:
+    the next Ctrl-C would find none and end the process."""
+    return load_openvino().Core()
 
 
 def _keep_roundings(network: Any) -> None:

@@ -239,7 +239,7 @@ def test_without_the_extra_the_error_names_it(exported: onnx.ModelProto, monkeyp
 
 def test_a_tensor_that_it_does_not_know_is_an_error_of_ours(exported: onnx.ModelProto) -> None:
     with pytest.raises(DeploymentError, match="OpenVINO cannot load the model with its codes exposed"):
-        ExposedOpenVino(exported, ["nothing"])
+        openvino.ExposedOpenVino(exported, ["nothing"])
 
 
 @pytest.mark.parametrize("threads", [0, -1])
