@@ -248,15 +248,13 @@ def _widths(spec: QuantizationSpec) -> tuple[str, ...]:
 
 
 def _splits(model: CompressedModel) -> tuple[str, ...]:
-    """What was asked for and hardly done."""
+    """What splitting channels came to, where it was asked for."""
     if not model.spec.split_channels:
         return ()
     split = sum(row.split for row in model.chains)
-    return (
-        (f"{split} channels were split in two: the model is larger by their weights",)
-        if split
-        else ("no channel could be split: see the table of neighbouring layers",)
-    )
+    if not split:
+        return ("no channel could be split: see the table of neighbouring layers",)
+    return (f"{split} channels were split in two: the model is larger by their weights",)
 
 
 def _synthesize(
