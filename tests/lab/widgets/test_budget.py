@@ -2,35 +2,21 @@
 
 import itertools
 import re
-from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dfqlab.compression.allocation import sensitivities
 from dfqlab.compression.insertion import prepare
 from dfqlab.compression.quantization import quantize
 from dfqlab.compression.spec import QuantizationSpec, Widths
+from dfqlab.data import LabelledImages
 from dfqlab.evaluation import evaluate
 from dfqlab.images import StoredImages
 from dfqlab.lab.panels import Explorer
 from dfqlab.lab.widgets import bit_budget
 from dfqlab.teachers import Teacher
-
-
-class Judge:
-    """Images with the teacher's classes."""
-
-    def __init__(self, teacher: Teacher) -> None:
-        self.images = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(3))
-        self.labels = teacher(self.images).argmax(1)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from zip(self.images.split(size), self.labels.split(size), strict=True)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +38,8 @@ def images() -> StoredImages:
 
 
 @pytest.fixture(scope="module")
-def explorer(teacher: Teacher, images: StoredImages) -> Explorer:
-    return bit_budget(teacher, images, Judge(teacher))
+def explorer(teacher: Teacher, images: StoredImages, judge: LabelledImages) -> Explorer:
+    return bit_budget(teacher, images, judge)
 
 
 def test_every_budget_is_drawn(explorer: Explorer) -> None:
@@ -72,7 +58,7 @@ def test_budgets_go_from_two_bits_to_eight_in_quarters(explorer: Explorer) -> No
 
 @pytest.mark.parametrize("budget", [2.25, 3.5])
 def test_the_sum_of_losses_is_the_least_of_all_shares_that_fit(
-    teacher: Teacher, images: StoredImages, explorer: Explorer, budget: float
+    teacher: Teacher, images: StoredImages, judge: LabelledImages, explorer: Explorer, budget: float
 ) -> None:
     network = prepare(teacher, QuantizationSpec())
     losses = sensitivities(network, images)
@@ -87,7 +73,7 @@ def test_the_sum_of_losses_is_the_least_of_all_shares_that_fit(
     drawing = explorer.drawing(budget=budget)
     layers = {path: Widths(weights=width) for path, width in zip(losses, fitting[least], strict=True)}
     model = quantize(teacher, images, layers=layers)
-    agreement = evaluate(model, Judge(teacher)).agreement_interval
+    agreement = evaluate(model, judge).agreement_interval
     assert drawing.sentence == (
         f"{budget:g} bits a weight allowed, {taken:.2f} taken: {model.packed_bytes:,} bytes, sum of losses "
         f"{least:.3g}, agreement with the teacher {agreement}."

@@ -6,31 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import dfqlab.lab.widgets.calibration as calibration
 from dfqlab.compression.quantization import quantize
+from dfqlab.data import LabelledImages
 from dfqlab.evaluation import evaluate
 from dfqlab.images import StoredImages
 from dfqlab.lab.panels import Experiment
 from dfqlab.lab.widgets import accuracy_by_width
 from dfqlab.progress import Cancelled, Step
 from dfqlab.teachers import Teacher
-
-
-class Judge:
-    """Images with the class that the teacher gives nine of ten of them."""
-
-    def __init__(self, teacher: Teacher, count: int = 40) -> None:
-        self.images = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(3))
-        self.labels = teacher(self.images).argmax(1)
-        self.labels[::10] = (self.labels[::10] + 1) % 4
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from zip(self.images.split(size), self.labels.split(size), strict=True)
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +43,10 @@ WIDTHS = calibration.WIDTHS
 
 
 @pytest.fixture(scope="module")
-def experiment(teacher: Teacher) -> Iterator[Experiment]:
+def experiment(teacher: Teacher, judge: LabelledImages) -> Iterator[Experiment]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration, "WIDTHS", (8, 3))
-        yield accuracy_by_width(teacher, sources(), Judge(teacher))
+        yield accuracy_by_width(teacher, sources(), judge)
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +54,14 @@ def steps(experiment: Experiment) -> list[Step]:
     return experiment.steps(weights=4, ranges="minmax")
 
 
-def test_every_point_is_what_quantize_and_evaluate_give(teacher: Teacher, steps: list[Step]) -> None:
+def test_every_point_is_what_quantize_and_evaluate_give(
+    teacher: Teacher, judge: LabelledImages, steps: list[Step]
+) -> None:
     assert [step.index for step in steps] == list(range(1, 5))
     assert {step.total for step in steps} == {4}
     for step, (bits, source) in zip(steps, itertools.product((8, 3), sources()), strict=True):
         model = quantize(teacher, sources()[source], weights=4, activations=bits, calibration="minmax")
-        share = evaluate(model, Judge(teacher)).accuracy_interval
+        share = evaluate(model, judge).accuracy_interval
         assert (step.job, step.values["bits"]) == (source, bits)
         assert [step.values[name] for name in ("value", "low", "high")] == [share.value, share.low, share.high]
         assert step.note == f"{source}, {bits} bits: {100 * share.value:.1f} %"
@@ -84,8 +72,8 @@ def test_widths_go_down_from_eight_bits_to_two() -> None:
     assert (max(WIDTHS), min(WIDTHS)) == (8, 2)
 
 
-def test_the_teacher_is_judged_on_the_same_images(teacher: Teacher) -> None:
-    assert evaluate(teacher, Judge(teacher)).accuracy == 0.9
+def test_the_teacher_is_judged_on_the_same_images(teacher: Teacher, judge: LabelledImages) -> None:
+    assert evaluate(teacher, judge).accuracy == 0.9
 
 
 def test_the_picture_grows_with_the_points(experiment: Experiment, steps: list[Step]) -> None:

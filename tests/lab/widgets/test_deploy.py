@@ -1,18 +1,18 @@
 """The honest table: a row is what quantize, export, certificate and judge give by themselves."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import dfqlab.lab.widgets.deploy as widget
 from dfqlab.compression.model import CompressedModel
 from dfqlab.compression.quantization import quantize
 from dfqlab.compression.spec import Reconstruction
+from dfqlab.data import LabelledImages
 from dfqlab.deployment import OnnxModel, certify
 from dfqlab.deployment.export import to_onnx
 from dfqlab.errors import ConfigurationError, DeploymentError
@@ -31,21 +31,6 @@ ITERATIONS = 5
 FIRST = {"zeroq W4A4": DeployedRow(Interval(0.9, 0.8, 0.95), Interval(0.9, 0.8, 0.95), 1234, holds=True)}
 
 
-class Judge:
-    """Images with the class that the teacher gives nine of ten of them."""
-
-    def __init__(self, teacher: Teacher, count: int = 40) -> None:
-        self.images = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(3))
-        self.labels = teacher(self.images).argmax(1)
-        self.labels[::10] = (self.labels[::10] + 1) % 4
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from zip(self.images.split(size), self.labels.split(size), strict=True)
-
-
 @pytest.fixture(scope="module")
 def teacher() -> Teacher:
     generator = torch.Generator().manual_seed(0)
@@ -61,23 +46,18 @@ def teacher() -> Teacher:
 
 
 @pytest.fixture(scope="module")
-def judge(teacher: Teacher) -> Judge:
-    return Judge(teacher)
-
-
-@pytest.fixture(scope="module")
 def images() -> StoredImages:
     return StoredImages(torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
 
 
 @pytest.fixture
-def experiment(teacher: Teacher, judge: Judge, images: StoredImages) -> Experiment:
+def experiment(teacher: Teacher, judge: LabelledImages, images: StoredImages) -> Experiment:
     sources = {"zeroq": images, "clipped noise": Noise(teacher.input, 32, clipped=True)}
     return widget.honest_table(teacher, sources, judge, images, rows=FIRST, iterations=ITERATIONS)
 
 
 @pytest.fixture(scope="module")
-def found(teacher: Teacher, judge: Judge, images: StoredImages) -> Deployed:
+def found(teacher: Teacher, judge: LabelledImages, images: StoredImages) -> Deployed:
     """One model, deployed."""
     return deployed(quantize(teacher, images, weights=4, activations=4), teacher, judge, images)
 
@@ -100,7 +80,7 @@ def rows_of(experiment: Experiment, steps: list[Step] | tuple[()] = ()) -> list[
 
 
 def test_what_is_deployed_is_what_its_parts_give(
-    found: Deployed, teacher: Teacher, judge: Judge, images: StoredImages
+    found: Deployed, teacher: Teacher, judge: LabelledImages, images: StoredImages
 ) -> None:
     model = quantize(teacher, images, weights=4, activations=4)
     exported = to_onnx(model)
@@ -113,7 +93,7 @@ def test_what_is_deployed_is_what_its_parts_give(
     )
 
 
-def test_an_export_at_hand_is_what_is_deployed(teacher: Teacher, judge: Judge, images: StoredImages) -> None:
+def test_an_export_at_hand_is_what_is_deployed(teacher: Teacher, judge: LabelledImages, images: StoredImages) -> None:
     model = quantize(teacher, images, weights=4, activations=4)
     exported = to_onnx(model)
     assert deployed(model, teacher, judge, images, exported=exported).exported is exported
@@ -122,7 +102,7 @@ def test_an_export_at_hand_is_what_is_deployed(teacher: Teacher, judge: Judge, i
 
 
 def test_deploying_tells_its_parts_and_can_be_stopped_between_them(
-    teacher: Teacher, judge: Judge, images: StoredImages
+    teacher: Teacher, judge: LabelledImages, images: StoredImages
 ) -> None:
     told: list[tuple[str, int, int]] = []
 
@@ -137,7 +117,7 @@ def test_deploying_tells_its_parts_and_can_be_stopped_between_them(
 
 
 def test_a_run_adds_the_row_of_its_own_choices(
-    experiment: Experiment, teacher: Teacher, judge: Judge, images: StoredImages
+    experiment: Experiment, teacher: Teacher, judge: LabelledImages, images: StoredImages
 ) -> None:
     steps = experiment.steps(width="W3A3", source="clipped noise", rounding="adaround")
     source = Noise(teacher.input, 32, clipped=True)
@@ -228,7 +208,7 @@ def test_the_controls_run_and_are_seen_in_the_network(
     assert "its certificate" in view.page.value
 
 
-def test_more_rows_than_leave_room_are_refused(teacher: Teacher, judge: Judge, images: StoredImages) -> None:
+def test_more_rows_than_leave_room_are_refused(teacher: Teacher, judge: LabelledImages, images: StoredImages) -> None:
     rows = {f"row {n}": FIRST["zeroq W4A4"] for n in range(7)}
     with pytest.raises(ConfigurationError, match="7 rows to begin with: expected 6 or fewer"):
         widget.honest_table(teacher, {"zeroq": images}, judge, images, rows=rows)
