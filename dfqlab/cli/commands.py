@@ -45,12 +45,12 @@ def quantize(chosen: options.Quantize, command: str) -> None:
         teacher,
         spec,
         chosen.recipe,
-        chosen.count,
-        chosen.seed,
-        settings,
-        images,
-        command,
-        _zoo(chosen),
+        count=chosen.count,
+        seed=chosen.seed,
+        settings=settings,
+        images=images,
+        command=command,
+        zoo=_zoo(chosen),
         held_out=chosen.held_out,
         any_images=chosen.any_images,
     )
@@ -288,15 +288,15 @@ def _show(report: RunReport) -> None:
     if report.teacher_accuracy is not None:
         table.add_row("the teacher, in float", str(report.teacher_accuracy), "", "")
     console.print(table)
-    if report.certificate is not None:
-        console.print(f"\n{report.certificate.sentence}")
-        for warning in report.certificate.warnings:
-            console.print(f"Note: {warning}.")
-    if report.openvino is not None and report.openvino.certificate is not None:
-        console.print(f"\n{report.openvino.certificate.sentence}")
-        for warning in report.openvino.certificate.warnings:
-            if report.certificate is None or warning not in report.certificate.warnings:
-                console.print(f"Note: {warning}.")
+    said: set[str] = set()
+    second = None if report.openvino is None else report.openvino.certificate
+    for certificate in (report.certificate, second):
+        if certificate is not None:
+            console.print(f"\n{certificate.sentence}")
+            for warning in certificate.warnings:
+                if warning not in said:
+                    console.print(f"Note: {warning}.")
+                said.add(warning)
 
 
 COMMANDS: dict[str, Callable[[Any, str], None]] = {

@@ -21,8 +21,8 @@ from dfqlab.errors import ConfigurationError, DataError
 from dfqlab.evaluation import LabelledBatches, compare, evaluate
 from dfqlab.images import ImageSource, Noise, StoredImages, SyntheticSet
 from dfqlab.pipeline import looks
-from dfqlab.pipeline.execution import executed
 from dfqlab.pipeline.recorder import Recorder
+from dfqlab.pipeline.runtimes import executed
 from dfqlab.progress import Cancelled, OnStep, Step, ignore
 from dfqlab.recipes import synthesize
 from dfqlab.recipes.names import RECIPES, WITHOUT_IMAGES
