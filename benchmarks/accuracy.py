@@ -1,7 +1,4 @@
-"""What images are worth to a network: its accuracy after they set its ranges, executed by onnxruntime.
-
-On a processor without VNNI, onnxruntime's products of 8-bit weights saturate: there, torch executes those networks.
-"""
+"""What images are worth to a network: its accuracy after they set its ranges, executed by onnxruntime."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +8,6 @@ from torch import Tensor
 
 import dfqlab
 from dfqlab.deployment import OnnxModel
-from dfqlab.deployment.runtime import saturation_warning
 from dfqlab.images import ImageSource
 from dfqlab.measures import paired_difference, wilson
 
@@ -43,13 +39,7 @@ def quantized_right(
 ) -> Tensor:
     """`right` of it, executed on as many threads as torch has: others may be at work beside it."""
     model = quantized(teacher, images, width, rule, **more)
-    by_torch = saturates(width, more.get("ends"))
-    return right(model if by_torch else OnnxModel.of(model, threads=torch.get_num_threads()), test)
-
-
-def saturates(width: Width, ends: int | None = None) -> bool:
-    """Whether onnxruntime's products may saturate here, so that torch executes a network of this width."""
-    return 8 in (width[0], ends) and saturation_warning() is not None
+    return right(OnnxModel.of(model, threads=torch.get_num_threads()), test)
 
 
 def separating_width(accuracy: Callable[[str, Width], float], floor: float) -> Width:

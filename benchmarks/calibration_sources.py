@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import dfqlab
-from benchmarks.accuracy import WIDTHS, difference, quantized_right, right, saturates, summary
+from benchmarks.accuracy import WIDTHS, difference, quantized_right, right, summary
 from benchmarks.render import render
 from dfqlab.checkpoints import write_json
 from dfqlab.images import ImageSource, Noise, StoredImages
@@ -39,8 +39,6 @@ def main() -> None:
     started = time.process_time()
     result = known[sys.argv[1]]()
     machine = {"machine": platform.machine(), "torch": torch.__version__, "date": date.today().isoformat()}
-    if saturates((8, 8)):
-        machine["eight_bits_by_torch"] = True
     write_json(
         RESULTS / f"calibration_sources_{sys.argv[1]}.json",
         {**result, **machine, "cpu_seconds": round(time.process_time() - started)},

@@ -106,8 +106,6 @@ class Run:
                 if name in theirs:
                     self.result[name] = theirs[name] | self.result.get(name, {})
             self.result["cpu_seconds"] = theirs["cpu_seconds"]
-            if theirs.get("eight_bits_by_torch"):
-                self.result["eight_bits_by_torch"] = True
 
     def _row(self, key: Mapping[str, str]) -> Row | None:
         rows: list[Row] = self.result["rows"]

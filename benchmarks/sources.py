@@ -12,7 +12,6 @@ from benchmarks.accuracy import (
     quantized,
     quantized_right,
     right,
-    saturates,
     separating_width,
     summary,
 )
@@ -47,8 +46,6 @@ def right_by_seed(run: Run, target: str, rule: str, width: Width, source: Source
     Further settings are those of `dfqlab.quantize`.
     """
     teacher = run.zoo.networks[target]
-    if saturates(width, more.get("ends")):
-        run.result["eight_bits_by_torch"] = True
     return [quantized_right(teacher, source(seed), width, run.zoo.test, rule, **more) for seed in run.zoo.seeds]
 
 

@@ -45,15 +45,6 @@ def data_dir() -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def exact_products() -> None:
-    """For tests in which onnxruntime multiplies with weights of 8 bits: not every processor does that exactly."""
-    from dfqlab.deployment.runtime import saturation_warning
-
-    if saturation_warning():
-        pytest.skip("no VNNI: products of 8-bit weights may saturate on this processor")
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """`@pytest.mark.traces` covers the fixtures of a test too: torch cannot follow a checked function."""

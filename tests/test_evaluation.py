@@ -82,7 +82,6 @@ def digits() -> tuple[CompressedModel, LabelledImages]:
     return quantize(teacher, noise, weights=8, activations=8, calibration="minmax"), load_data("digits")
 
 
-@pytest.mark.usefixtures("exact_products")
 def test_torch_and_onnxruntime_agree_on_real_images(digits: tuple[CompressedModel, LabelledImages]) -> None:
     model, data = digits
     by_torch, by_runtime = evaluate(model, data), evaluate(model, data, runtime="onnxruntime")

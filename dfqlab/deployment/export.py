@@ -85,6 +85,7 @@ def to_onnx(model: CompressedModel | Teacher) -> "onnx.ModelProto":
     proto: onnx.ModelProto = program.model_proto
     _tidy(proto)
     _count_no_pads_where_none_are(proto)
+    _give_zero_points(proto)
     _describe(proto, model)
     onnx.checker.check_model(proto, full_check=True)
     return proto
@@ -155,6 +156,30 @@ def _count_no_pads_where_none_are(proto: "onnx.ModelProto") -> None:
         attributes = {a.name: a for a in node.attribute}
         if not ("pads" in attributes and any(attributes["pads"].ints)) and "count_include_pad" in attributes:
             attributes["count_include_pad"].i = 0
+
+
+def _give_zero_points(proto: "onnx.ModelProto") -> None:
+    """Zero points of its own to each tensor of weights: onnxruntime changes both where it shall multiply exactly, and
+    would change shared ones twice."""
+    import onnx
+
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    shared = set()
+    for node in proto.graph.node:
+        codes = tensors.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if codes is None or codes.data_type != onnx.TensorProto.INT8:
+            continue
+        name = f"{codes.name}.zero_points"
+        if name not in tensors:
+            tensors[name] = proto.graph.initializer.add()
+            tensors[name].CopyFrom(tensors[node.input[2]])
+            tensors[name].name = name
+        shared.add(node.input[2])
+        node.input[2] = name
+    read = {name for node in proto.graph.node for name in node.input}
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name in read or tensor.name not in shared]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
 
 
 def _tidy(proto: "onnx.ModelProto") -> None:

@@ -36,6 +36,8 @@ class Node:
         inputs = tuple(
             onnx.numpy_helper.to_array(constants[name]) if name in constants else (name or None) for name in node.input
         )
+        if node.op_type in EXACT:
+            inputs = (*inputs[:3], _signed(inputs[3]), inputs[4], _signed(inputs[5]), *inputs[6:])
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         return cls(node.op_type, inputs, node.output[0], attributes)
 
@@ -58,6 +60,13 @@ class Node:
     def optional(self, index: int) -> Any:
         """An input that may be missing."""
         return self.inputs[index] if index < len(self.inputs) else None
+
+
+def _signed(codes: Any) -> Any:
+    """Weights and their zero points as int8: onnxruntime has both 128 higher where it multiplies exactly."""
+    if isinstance(codes, np.ndarray) and codes.dtype == np.uint8:
+        return (codes.astype(np.int16) - 128).astype(np.int8)
+    return codes
 
 
 def check(node: Node, values: dict[str, Any]) -> tuple[int, int, int]:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     import onnx
 
 _LOW, _HIGH = -8, 7
-_MARK = ".int4"
 
 
 def packed(exported: "onnx.ModelProto") -> "onnx.ModelProto":
@@ -27,17 +26,8 @@ def packed(exported: "onnx.ModelProto") -> "onnx.ModelProto":
     packable = {node.input[0] for node in readers if _fits(tensors[node.input[0]])}
     for name in packable:
         _store(small, tensors[name], onnx.TensorProto.INT4)
-    for node in readers:
-        if node.input[0] not in packable:
-            continue
-        # Layers of other widths may share the zero points, which must be of the weights' own type.
-        zero_points = node.input[2] + _MARK
-        if zero_points not in tensors:
-            tensors[zero_points] = small.graph.initializer.add()
-            tensors[zero_points].CopyFrom(tensors[node.input[2]])
-            tensors[zero_points].name = zero_points
-            _store(small, tensors[zero_points], onnx.TensorProto.INT4)
-        node.input[2] = zero_points
+    for zero_points in {node.input[2] for node in readers if node.input[0] in packable}:
+        _store(small, tensors[zero_points], onnx.TensorProto.INT4)
     onnx.checker.check_model(small, full_check=True)
     return small
 
@@ -48,11 +38,6 @@ def unpacked(small: "onnx.ModelProto") -> "onnx.ModelProto":
 
     exported = onnx.ModelProto()
     exported.CopyFrom(small)
-    for node in exported.graph.node:
-        node.input[:] = [name.removesuffix(_MARK) for name in node.input]
-    kept = [tensor for tensor in small.graph.initializer if not tensor.name.endswith(_MARK)]
-    del exported.graph.initializer[:]
-    exported.graph.initializer.extend(kept)
     for tensor in exported.graph.initializer:
         if tensor.data_type == onnx.TensorProto.INT4:
             _store(exported, tensor, onnx.TensorProto.INT8)

@@ -4,9 +4,10 @@ import os
 import platform
 import tempfile
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -119,6 +120,9 @@ class ExportedModel(ABC):
 class OnnxModel(ExportedModel):
     """An ONNX classifier in onnxruntime, of the extra "deploy": see `ExportedModel`.
 
+    Where products with its weights could saturate it asks for exact ones (see `exactness`), which a program that reads
+    the file by itself must ask for too.
+
     Attributes:
         session: the runtime's session.
     """
@@ -126,10 +130,12 @@ class OnnxModel(ExportedModel):
     runtime = "onnxruntime"
 
     def _load(self, content: str | bytes) -> tuple[list[str], list[str]]:
+        import onnx
+
         runtime = load_runtime()
-        self.session = runtime.InferenceSession(
-            content, session_options(runtime, threads=self.threads), providers=["CPUExecutionProvider"]
-        )
+        model = onnx.load_model_from_string(content) if isinstance(content, bytes) else onnx.load(content)
+        options = session_options(runtime, threads=self.threads, exact=exactness(model) == "asked for")
+        self.session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         return [value.name for value in inputs], [value.name for value in outputs]
 
@@ -152,7 +158,7 @@ def fuse(model: "onnx.ModelProto") -> "onnx.ModelProto":
     runtime = load_runtime()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fused.onnx"
-        options = session_options(runtime, optimized=str(path))
+        options = session_options(runtime, optimized=str(path), exact=exactness(model) == "asked for")
         try:
             runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -161,7 +167,7 @@ def fuse(model: "onnx.ModelProto") -> "onnx.ModelProto":
 
 
 class ExposedOnnx:
-    """A fused graph, run as it is, giving the logits and every tensor that was asked for by its name in it."""
+    """A fused graph, giving the logits and every tensor that was asked for by its name in it."""
 
     def __init__(self, fused: "onnx.ModelProto", tensors: Iterable[str]) -> None:
         import onnx
@@ -174,7 +180,7 @@ class ExposedOnnx:
                 model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
         self.names = [output.name for output in model.graph.output]
         self.session = runtime.InferenceSession(
-            model.SerializeToString(), session_options(runtime, optimize=False), providers=["CPUExecutionProvider"]
+            model.SerializeToString(), session_options(runtime), providers=["CPUExecutionProvider"]
         )
 
     def run(self, pixels: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
@@ -192,19 +198,55 @@ def load_runtime() -> Any:
 
 
 def session_options(
-    runtime: Any, *, threads: int | None = None, optimized: str | None = None, optimize: bool = True
+    runtime: Any,
+    *,
+    threads: int | None = None,
+    optimized: str | None = None,
+    exact: bool = False,
 ) -> "onnxruntime.SessionOptions":
-    """Options of a session: quiet, optionally with a thread count, writing its optimised graph, or not optimising."""
+    """Options of a session: quiet, optionally with a thread count, or writing its optimised graph.
+
+    With `exact`, products are made of unsigned bytes where signed ones could saturate; that takes longer.
+    """
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     level = runtime.GraphOptimizationLevel
-    # "extended" fuses integers as "all" does, and its graph can be saved and read by any machine.
-    options.graph_optimization_level = level.ORT_ENABLE_EXTENDED if optimize else level.ORT_DISABLE_ALL
+    # "all" is onnxruntime's own default: it lays images out channels last, which integer convolutions like. "extended"
+    # fuses the same integers, and its graph can be saved and read by any machine.
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized is None else level.ORT_ENABLE_EXTENDED
     if threads is not None:
         options.intra_op_num_threads = threads
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if optimized is not None:
         options.optimized_model_filepath = optimized
     return options
+
+
+def exactness(model: "onnx.ModelProto") -> Literal["given", "asked for", "missing"]:
+    """Whether products with the weights of an exported model are exact on this processor.
+
+    Of weights of at most 7 bits they are, everywhere; of others where there is VNNI ("given"). Where there is none,
+    onnxruntime can be asked for exact ones ("asked for"), but not where layers share weights ("missing").
+    """
+    import onnx
+
+    if saturation_warning() is None:
+        return "given"
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    readers = [
+        node
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+        and node.input[0] in tensors
+        and tensors[node.input[0]].data_type == onnx.TensorProto.INT8
+    ]
+    weights = [onnx.numpy_helper.to_array(tensors[node.input[0]]).astype(np.int16) for node in readers]
+    if all(np.abs(codes).max(initial=0) <= 64 for codes in weights):
+        return "given"
+    read = Counter(name for node in model.graph.node for name in node.input)
+    shared = any(read[name] > 1 for node in readers for name in (node.input[0], node.output[0]))
+    return "missing" if shared else "asked for"
 
 
 def saturation_warning(cpu_flags: Sequence[str] | None = None) -> str | None:

@@ -28,22 +28,11 @@ def test_seeds_are_averaged_before_images_are_paired() -> None:
     assert found["high"] - found["value"] == pytest.approx(spread)
 
 
-@pytest.mark.parametrize(
-    ("warning", "width", "by"),
-    [
-        (None, (8, 8), dfqlab.deployment.OnnxModel),
-        ("saturates", (8, 8), dfqlab.CompressedModel),
-        ("saturates", (4, 4), dfqlab.deployment.OnnxModel),
-    ],
-)
-def test_onnxruntime_executes_a_quantized_network_but_where_products_saturate(
-    warning: str | None, width: accuracy.Width, by: type, digits: Zoo, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_onnxruntime_executes_a_quantized_network(digits: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[type] = []
     monkeypatch.setattr(accuracy, "right", lambda model, test: asked.append(type(model)) or torch.ones(1))
-    monkeypatch.setattr(accuracy, "saturation_warning", lambda: warning)
-    accuracy.quantized_right(digits.networks["one"], drawn(digits.train, 8, 0), width, digits.test, "minmax")
-    assert asked == [by]
+    accuracy.quantized_right(digits.networks["one"], drawn(digits.train, 8, 0), (8, 8), digits.test, "minmax")
+    assert asked == [dfqlab.deployment.OnnxModel]
 
 
 def test_real_images_are_drawn_with_their_classes(digits: Zoo) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks import (
-    accuracy,
     dsg_pages,
     dsg_tables,
     image_sets,
@@ -74,25 +73,13 @@ def test_of_a_row_that_two_made_the_first_stays_and_nothing_else_is_lost(begin: 
 
     def meanwhile() -> dict[str, object]:
         other.width("one", "mse", lambda: "W3A3")
-        other.result["eight_bits_by_torch"] = True
         other.row(key, lambda: {"accuracy": 0.5})
         return {"accuracy": 0.25}
 
     one.row(key, meanwhile)
     written = json.loads(one.path.read_text())
     assert [row["accuracy"] for row in written["rows"]] == [0.5]
-    assert (written["widths"], written["eight_bits_by_torch"]) == ({"one mse": "W3A3"}, True)
-
-
-@pytest.mark.parametrize(("warning", "said"), [("saturates", True), (None, False)])
-def test_a_table_says_that_torch_executed_networks_with_weights_of_8_bits(
-    warning: str | None, said: bool, begin: Begin, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(accuracy, "saturation_warning", lambda: warning)
-    table = table_of("dsg", "table2")
-    run = begin("dsg", "table2", table)
-    table.measure(run)
-    assert ("eight_bits_by_torch" in json.loads(run.path.read_text())) is said
+    assert written["widths"] == {"one mse": "W3A3"}
 
 
 def test_the_distance_from_real_images_is_counted_seed_by_seed(begin: Begin) -> None:

@@ -204,7 +204,7 @@ def verdict(differences: int = 0, worst: int = 1, near: int = 0, **changes: Any)
         LayerCheck("c", "QLinearConv", 1_000_000, differences, worst),
         LayerCheck("a", "QLinearAdd", 1_000, near, 1),
     )
-    return replace(Certificate(checks, 1, 1, 1.0, 60.0, (), "openvino"), **changes)
+    return replace(Certificate(checks, 1, 1, 64, 1.0, 60.0, (), "openvino"), **changes)
 
 
 def test_convolutions_may_differ_by_one_code_on_a_hundred_in_a_million() -> None:

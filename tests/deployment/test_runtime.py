@@ -105,6 +105,11 @@ def test_the_thread_count_reaches_the_session(mixed: Teacher) -> None:
     assert session_options(onnxruntime, threads=3).intra_op_num_threads == 3
 
 
+def test_it_runs_as_anybody_runs_the_file(file: Path) -> None:
+    by_default = onnxruntime.SessionOptions().graph_optimization_level
+    assert OnnxModel(file).session.get_session_options().graph_optimization_level == by_default
+
+
 @pytest.mark.parametrize("module", ["onnx", "onnxscript", "onnxruntime"])
 def test_without_the_extra_the_error_names_it(
     mixed: Teacher, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str

@@ -81,7 +81,7 @@ def test_a_row_tells_its_kind() -> None:
 
 def test_a_summary_is_read_off_a_certificate(content: RunReport) -> None:
     summary = content.certificate
-    certificate = Certificate(summary.checks, 3, 2, 0.9981, 52.3, ("This CPU may saturate.",))
+    certificate = Certificate(summary.checks, 3, 2, 64, 0.9981, 52.3, ("This CPU may saturate.",))
     assert CertificateSummary.of(certificate) == replace(
         summary, holds=False, sentence=certificate.sentence, codes=1_204_224, integer_convolutions=2
     )
