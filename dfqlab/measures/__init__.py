@@ -10,7 +10,7 @@ from dfqlab.measures.diversity import (
     statistics_variance,
     wasserstein_to_gaussian,
 )
-from dfqlab.measures.intervals import Interval, paired_difference, wilson
+from dfqlab.measures.intervals import Difference, Interval, paired_difference, wilson
 from dfqlab.measures.projection import (
     Peak,
     PrincipalProjection,
@@ -29,6 +29,7 @@ from dfqlab.measures.recognition import (
 )
 
 __all__ = [
+    "Difference",
     "Interval",
     "Peak",
     "PrincipalProjection",

@@ -13,14 +13,25 @@ _Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Interval:
-    """A share in 0..1, or a difference of shares in -1..1, with its 95 % interval."""
+    """A share in 0..1 with its 95 % interval."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        return self._in("%")
+
+    def _in(self, unit: str) -> str:
+        return f"{100 * self.value:.1f} {unit} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+@dataclass(frozen=True)
+class Difference(Interval):
+    """A difference of shares, in -1..1, with its 95 % interval. It is counted in points: 97 % are 6 more than 91 %."""
+
+    def __str__(self) -> str:
+        return self._in("points")
 
 
 def wilson(successes: int, trials: int) -> Interval:
@@ -41,7 +52,7 @@ def wilson(successes: int, trials: int) -> Interval:
     return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
 
 
-def paired_difference(a: Float[Tensor, "n"], b: Float[Tensor, "n"]) -> Interval:
+def paired_difference(a: Float[Tensor, "n"], b: Float[Tensor, "n"]) -> Difference:
     """Mean of `a - b` over the same items, with its normal 95 % interval.
 
     Args:
@@ -55,4 +66,4 @@ def paired_difference(a: Float[Tensor, "n"], b: Float[Tensor, "n"]) -> Interval:
     difference = (a - b).double()
     mean = float(difference.mean())
     half = _Z95 * float(difference.std(correction=1)) / math.sqrt(len(difference))
-    return Interval(mean, mean - half, mean + half)
+    return Difference(mean, mean - half, mean + half)

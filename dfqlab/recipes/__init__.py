@@ -99,7 +99,7 @@ def compress(
     how = {"weights": weights, "activations": activations, **(quantization or {})}
     prepare(zoo[0], specification(**paper.quantization | how))  # what cannot be done is refused before images are made
     if images is None and recipe in RECIPES:
-        made = synthesize(zoo, recipe, count=count, seed=seed, on_step=on_step, **settings)
+        made: SyntheticSet = paper.synthesize(zoo, count=count, seed=seed, on_step=on_step)
         if made.partial:
             raise Cancelled
         images = made

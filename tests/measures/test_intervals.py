@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dfqlab.errors import DataError
-from dfqlab.measures import Interval, paired_difference, wilson
+from dfqlab.measures import Difference, Interval, paired_difference, wilson
 
 Z = 1.959963984540054
 
@@ -57,6 +57,7 @@ def test_wilson_refuses_what_is_no_share(successes: int, trials: int) -> None:
 
 def test_an_interval_prints_in_percent() -> None:
     assert str(Interval(0.978, 0.97, 0.984)) == "97.8 % [97.0, 98.4]"
+    assert str(Difference(0.06, -0.011, 0.1)) == "6.0 points [-1.1, 10.0]"
 
 
 def test_a_paired_difference_has_the_interval_of_its_mean() -> None:
@@ -86,7 +87,7 @@ def test_pairing_counts() -> None:
 
 
 def test_equal_sides_differ_by_nothing() -> None:
-    assert paired_difference(torch.ones(5), torch.ones(5)) == Interval(0, 0, 0)
+    assert paired_difference(torch.ones(5), torch.ones(5)) == Difference(0, 0, 0)
 
 
 @pytest.mark.parametrize("count", [0, 1])
