@@ -158,7 +158,9 @@ def doctor(chosen: options.Doctor, command: str) -> None:
     table.add_row("GPU", gpu)
     table.add_row("kernels", explain_backend())
     table.add_row("torch.compile", missing_for_compile() or "ready")
-    table.add_row("integer products", saturation_warning() or "exact (VNNI)")
+    inexact = saturation_warning()
+    asked = inexact and f"{inexact}; dfqlab asks onnxruntime for exact ones, which take longer"
+    table.add_row("integer products", asked or "exact")
     data = os.environ.get("DFQLAB_DATA")
     table.add_row("DFQLAB_DATA", data or "not set: tests and benchmarks on CIFAR-10 are skipped")
     console.print(table)

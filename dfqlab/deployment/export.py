@@ -160,7 +160,7 @@ def _count_no_pads_where_none_are(proto: "onnx.ModelProto") -> None:
 
 def _give_zero_points(proto: "onnx.ModelProto") -> None:
     """Zero points of its own to each tensor of weights: onnxruntime changes both where it shall multiply exactly, and
-    would change shared ones twice."""
+    does not load shared ones."""
     import onnx
 
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}

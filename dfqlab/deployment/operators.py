@@ -65,7 +65,7 @@ class Node:
 def _signed(codes: Any) -> Any:
     """Weights and their zero points as int8: onnxruntime has both 128 higher where it multiplies exactly."""
     if isinstance(codes, np.ndarray) and codes.dtype == np.uint8:
-        return (codes.astype(np.int16) - 128).astype(np.int8)
+        return np.asarray(codes.astype(np.int16) - 128, dtype=np.int8)
     return codes
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound="ExportedModel")
 
+_EXACT = 64  # two products of a byte with codes of at most this fit into 16 bits
+_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+
 
 class ExportedModel(ABC):
     """An exported classifier in a runtime. Calling it gives the logits of images in pixel units (0..1).
@@ -120,8 +123,8 @@ class ExportedModel(ABC):
 class OnnxModel(ExportedModel):
     """An ONNX classifier in onnxruntime, of the extra "deploy": see `ExportedModel`.
 
-    Where products with its weights could saturate it asks for exact ones (see `exactness`), which a program that reads
-    the file by itself must ask for too.
+    Where products with its weights could saturate it asks for exact ones, if it can (see `exactness`), which a program
+    that reads the file by itself must ask for too.
 
     Attributes:
         session: the runtime's session.
@@ -130,9 +133,9 @@ class OnnxModel(ExportedModel):
     runtime = "onnxruntime"
 
     def _load(self, content: str | bytes) -> tuple[list[str], list[str]]:
+        runtime = load_runtime()
         import onnx
 
-        runtime = load_runtime()
         model = onnx.load_model_from_string(content) if isinstance(content, bytes) else onnx.load(content)
         options = session_options(runtime, threads=self.threads, exact=exactness(model) == "asked for")
         self.session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -152,7 +155,7 @@ class OnnxModel(ExportedModel):
 
 
 def fuse(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """The graph that onnxruntime makes of a model: what it will execute."""
+    """The graph that onnxruntime makes of a model: what it will execute, but for how it lays tensors out."""
     import onnx
 
     runtime = load_runtime()
@@ -191,6 +194,7 @@ class ExposedOnnx:
 def load_runtime() -> Any:
     """onnxruntime, or an error that says how to get it."""
     try:
+        import onnx  # noqa: F401
         import onnxruntime
     except ImportError as error:
         raise ConfigurationError('running ONNX needs the extra "deploy": pip install "dfqlab[deploy]"') from error
@@ -227,25 +231,30 @@ def exactness(model: "onnx.ModelProto") -> Literal["given", "asked for", "missin
     """Whether products with the weights of an exported model are exact on this processor.
 
     Of weights of at most 7 bits they are, everywhere; of others where there is VNNI ("given"). Where there is none,
-    onnxruntime can be asked for exact ones ("asked for"), but not where layers share weights ("missing").
+    onnxruntime can be asked for exact ones ("asked for"), but not of layers that share their weights or zero points, as
+    in files of earlier versions ("missing"). Layers in float between quantized tensors get 8 bits from onnxruntime.
     """
     import onnx
 
     if saturation_warning() is None:
         return "given"
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    readers = [
+    nodes = model.graph.node
+    wide = [
         node
-        for node in model.graph.node
+        for node in nodes
         if node.op_type == "DequantizeLinear"
         and node.input[0] in tensors
         and tensors[node.input[0]].data_type == onnx.TensorProto.INT8
+        and np.abs(onnx.numpy_helper.to_array(tensors[node.input[0]]).astype(np.int16)).max(initial=0) > _EXACT
     ]
-    weights = [onnx.numpy_helper.to_array(tensors[node.input[0]]).astype(np.int16) for node in readers]
-    if all(np.abs(codes).max(initial=0) <= 64 for codes in weights):
+    own_bits = any(node.op_type == "QuantizeLinear" for node in nodes) and any(
+        node.op_type in _WEIGHTED and node.input[1] in tensors for node in nodes
+    )
+    if not wide and not own_bits:
         return "given"
-    read = Counter(name for node in model.graph.node for name in node.input)
-    shared = any(read[name] > 1 for node in readers for name in (node.input[0], node.output[0]))
+    read = Counter(name for node in nodes for name in node.input)
+    shared = any(read[name] > 1 for node in wide for name in (node.input[0], *node.input[2:], node.output[0]))
     return "missing" if shared else "asked for"
 
 

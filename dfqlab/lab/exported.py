@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _CONSTANTS = {"Conv": (1, 2), "QLinearConv": (3, 8)}  # where weights and biases go in
 _CODES = ".codes"
+_UNSIGNED = "_s8_2_u8"  # onnxruntime's, behind the name of weights that it has made unsigned for exact products
 _FOLLOWING = {"Relu", "QuantizeLinear", "Clip", "DequantizeLinear"}
 
 
@@ -71,8 +72,9 @@ class _Graph:
         found = {}
         for node in self.nodes:
             if node.op_type in _CONSTANTS:
-                name = self.source_of(node.input[_CONSTANTS[node.op_type][0]])
-                if name in self.constants and name.endswith(_CODES):
+                constant = self.source_of(node.input[_CONSTANTS[node.op_type][0]])
+                name = constant.removesuffix(_UNSIGNED)
+                if constant in self.constants and name.endswith(_CODES):
                     found[name.removeprefix("network.").removesuffix(_CODES)] = node
         return found
 

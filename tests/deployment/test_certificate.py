@@ -258,6 +258,7 @@ def test_what_onnxruntime_quantizes_by_itself_is_said(make_teacher: MakeTeacher)
     found = certify(compressed(teacher, 4, 4), fresh_noise(teacher))
     assert (found.integer_convolutions, found.convolutions) == (2, 2)
     assert "what the model keeps in float: 1 convolution or linear layer" in " ".join(found.warnings)
+    assert found.holds, found.sentence  # with 8 bits, which without VNNI would saturate
 
 
 def test_what_is_executed_in_integers_and_not_checked_is_said(make_teacher: MakeTeacher) -> None:
@@ -322,7 +323,7 @@ def test_a_convolution_that_is_not_integer_is_too_many() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "others", "holds"), [(16, 1, True), (16, 2, False), (100, 2, True), (100, 3, False)]
+    ("images", "others", "holds"), [(1, 1, False), (16, 1, True), (16, 2, False), (100, 2, True), (100, 3, False)]
 )
 def test_one_image_may_be_named_otherwise_and_two_in_a_hundred(images: int, others: int, holds: bool) -> None:
     assert replace(verdict(), images=images, top1_agreement=1 - others / images).holds == holds
@@ -425,6 +426,26 @@ def test_of_weights_that_layers_share_exact_products_cannot_be_asked_for(
     assert exactness(exported) == "missing"
     OnnxModel(exported)  # where it is asked for, onnxruntime cannot load it
     assert "may saturate" in certify(model, fresh_noise(teacher), exported=exported).warnings
+
+
+def test_what_cannot_saturate_may_be_shared(make_teacher: MakeTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = make_teacher(SharedConvolution())
+    ends = quantize(teacher, Noise(teacher.input, 32), weights=4, activations=4, calibration="minmax", ends=8)
+    without_vnni(monkeypatch)
+    assert exactness(to_onnx(ends)) == "asked for"
+    assert certify(ends, fresh_noise(teacher)).holds
+
+
+def test_a_file_whose_layers_share_zero_points_is_loaded(mixed: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported = to_onnx(compressed(mixed, 8, 8))
+    without_vnni(monkeypatch)
+    kept: dict[tuple[int, ...], str] = {}
+    tensors = {tensor.name: tensor for tensor in exported.graph.initializer}
+    for node in exported.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0].endswith(".codes"):
+            node.input[2] = kept.setdefault(tuple(tensors[node.input[2]].dims), node.input[2])
+    assert exactness(exported) == "missing"
+    OnnxModel(exported)  # where it is asked for, onnxruntime cannot load it
 
 
 def test_the_warning_stands_in_the_certificate_where_it_applies(

@@ -110,11 +110,13 @@ def test_it_runs_as_anybody_runs_the_file(file: Path) -> None:
     assert OnnxModel(file).session.get_session_options().graph_optimization_level == by_default
 
 
-@pytest.mark.parametrize("module", ["onnx", "onnxscript", "onnxruntime"])
+@pytest.mark.parametrize(
+    ("module", "task"), [("onnx", "export"), ("onnxscript", "export"), ("onnx", "run"), ("onnxruntime", "run")]
+)
 def test_without_the_extra_the_error_names_it(
-    mixed: Teacher, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+    mixed: Teacher, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, task: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # `import` then says that there is none
     with pytest.raises(ConfigurationError, match=r'pip install "dfqlab\[deploy\]"'):
-        OnnxModel(file) if module == "onnxruntime" else export_onnx(mixed, tmp_path / "never.onnx")
+        OnnxModel(file) if task == "run" else export_onnx(mixed, tmp_path / "never.onnx")
     assert not any(tmp_path.iterdir())
