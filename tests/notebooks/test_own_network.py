@@ -92,7 +92,7 @@ def test_the_lines_that_the_lesson_gives_take_a_network_of_torchvision_and_two_f
 def test_it_runs_to_its_end_with_any_module_and_a_part_that_cannot_be_traced_and_no_real_images(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dfqlab.deployment.certificate.ENOUGH_AGREEMENT", 1.01)  # so that no certificate holds
+    monkeypatch.setattr("dfqlab.deployment.certificate.ENOUGH_SQNR", float("inf"))  # so that no certificate holds
     module = drawn(small_network(Fitting()))
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     teacher = Teacher.from_module(module, size=(3, 12, 20), mean=mean, std=std, classes=5, leaves=["1"])
