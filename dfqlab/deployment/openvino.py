@@ -152,7 +152,6 @@ def _compile(network: Any, threads: int) -> Any:
 
 
 @cache
-@cache
 def _core() -> Any:
     """One for the whole process: it gives the thread a stack for signals, and where the last core goes, that goes too:
     the next Ctrl-C would find none and end the process."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound="ExportedModel")
 
-_EXACT = 64  # two products of a byte with codes of at most this fit into 16 bits
+_SAFE = 64  # two products of a byte with codes of at most this fit into 16 bits
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
@@ -246,7 +246,7 @@ def exactness(model: "onnx.ModelProto") -> Literal["given", "asked for", "missin
         if node.op_type == "DequantizeLinear"
         and node.input[0] in tensors
         and tensors[node.input[0]].data_type == onnx.TensorProto.INT8
-        and np.abs(onnx.numpy_helper.to_array(tensors[node.input[0]]).astype(np.int16)).max(initial=0) > _EXACT
+        and np.abs(onnx.numpy_helper.to_array(tensors[node.input[0]]).astype(np.int16)).max(initial=0) > _SAFE
     ]
     own_bits = any(node.op_type == "QuantizeLinear" for node in nodes) and any(
         node.op_type in _WEIGHTED and node.input[1] in tensors for node in nodes
